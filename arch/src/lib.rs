@@ -1,0 +1,4 @@
+//! What an x86-64 PC looks like: addresses, tables, registers. Pure over guest memory.
+
+pub mod layout;
+pub mod plan;

@@ -1,0 +1,3 @@
+//! PCI Express: configuration space, root complex, root ports.
+
+pub mod function;

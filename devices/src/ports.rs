@@ -1,0 +1,58 @@
+//! What devices ask of a monitor. `vmm` implements these over KVM, tests with fakes.
+
+use std::io;
+
+use strait_resources::range::AddressRange;
+use vmm_sys_util::eventfd::EventFd;
+
+/// What a message-signalled interrupt writes, and where (PCI Local Bus 3.0, 6.8.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MsiMessage {
+    /// Guest-physical address of the write.
+    pub address: u64,
+    /// What is written.
+    pub data: u32,
+}
+
+/// Gives out message-signalled vectors, each with a GSI of its own.
+pub trait MsiRouter: Send + Sync {
+    /// A vector with a fresh eventfd, connected to nothing. Fails when GSIs run out.
+    fn vector(&self) -> io::Result<Box<dyn MsiVector>>;
+}
+
+/// One vector. Dropping it disconnects it and gives its GSI back.
+pub trait MsiVector: Send {
+    /// What the device signals.
+    fn eventfd(&self) -> &EventFd;
+    /// From now on a signal injects `message`: the route first, the irqfd second, because an irqfd on an
+    /// unrouted GSI loses the edge. Called again with another message it only changes the route.
+    fn connect(&mut self, message: MsiMessage) -> io::Result<()>;
+    /// Signals stay in the eventfd: the irqfd goes before its route.
+    fn disconnect(&mut self);
+}
+
+/// One level-triggered interrupt line into the guest's interrupt controller.
+pub trait IrqLine: Send + Sync {
+    /// `trigger` raises the line; the end-of-interrupt lowers it and signals `resample`.
+    fn connect(&self, trigger: &EventFd, resample: &EventFd) -> io::Result<()>;
+    /// Undoes `connect`.
+    fn disconnect(&self, trigger: &EventFd, resample: &EventFd) -> io::Result<()>;
+}
+
+/// Page-aligned memory of this process that the guest may reach directly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostMemory {
+    /// Host-virtual address.
+    pub address: usize,
+    /// Bytes, a multiple of the page size.
+    pub len: u64,
+}
+
+/// Puts host memory into the guest's physical address space (a KVM memslot, and the IOMMU for P2P).
+pub trait GuestMapper: Send + Sync {
+    /// Maps `memory` at `range` (same length). Dropping the result unmaps it.
+    fn map(&self, range: AddressRange, memory: HostMemory) -> io::Result<Box<dyn GuestMapping>>;
+}
+
+/// A mapping that ends with this value.
+pub trait GuestMapping: Send {}

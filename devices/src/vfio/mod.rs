@@ -1,0 +1,3 @@
+//! One passed-through function, from the kernel's VFIO interface to what the guest sees.
+
+pub mod backend;

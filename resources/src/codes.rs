@@ -1,0 +1,66 @@
+//! Every code strait can refuse or warn with, in one table.
+
+/// One entry of the table.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Code {
+    /// `E1102`.
+    pub id: &'static str,
+    /// The process's exit status; 0 for a warning.
+    pub exit: u8,
+    /// A few words.
+    pub title: &'static str,
+    /// What `strait explain` says: causes, how to look, what to do. Several lines.
+    pub explain: &'static str,
+}
+
+macro_rules! codes {
+    ($($id:ident $exit:literal $title:literal $explain:literal)*) => {
+        $(#[doc = $title] pub static $id: Code =
+            Code { id: stringify!($id), exit: $exit, title: $title, explain: $explain };)*
+        /// All of them, ascending.
+        pub static CODES: &[&Code] = &[$(&$id),*];
+    };
+}
+
+codes! {
+    E1001 3 "no IOMMU" ""
+    E1002 3 "/dev/kvm is missing or unusable" ""
+    E1003 3 "no permission on a device node" ""
+    E1004 3 "VFIO is missing" ""
+    E1005 3 "KVM lacks a capability" ""
+    E1006 3 "no interrupt remapping" ""
+    E1010 4 "another device than expected" ""
+    E1101 4 "no such device" ""
+    E1102 4 "the device is held by a host driver" ""
+    E1103 4 "the IOMMU group is not viable" ""
+    E1107 4 "the device is in use by another process" ""
+    E1108 4 "this kind of function cannot be passed through" ""
+    E1109 4 "the device has no IOMMU group" ""
+    E1110 4 "VFIO refused the device" ""
+    E1201 5 "64-bit BARs do not fit" ""
+    E1202 5 "32-bit BARs do not fit" ""
+    E1203 5 "a BAR cannot be mapped" ""
+    E1208 5 "too many devices" ""
+    E1301 6 "not enough memory" ""
+    E1302 6 "guest RAM is outside what the IOMMU can address" ""
+    E1303 6 "mapping guest RAM for DMA failed" ""
+    E1305 0 "device-to-device DMA is off" ""
+    E1306 6 "the locked-memory limit is too small" ""
+    E1307 6 "not enough huge pages" ""
+    E1401 7 "the device did not come back from a reset" ""
+    E2001 2 "unknown or misused flag" ""
+    E2002 2 "unknown key" ""
+    E2003 2 "bad value" ""
+    E2004 2 "a device is named twice" ""
+    E2005 2 "a guest address is taken or impossible" ""
+    E2101 2 "a file cannot be read" ""
+    E2102 2 "not a kernel" ""
+    E2103 2 "the kernel does not fit into guest RAM" ""
+    E2104 2 "the initramfs does not fit into guest RAM" ""
+    E2105 2 "the kernel command line is too long" ""
+    E2106 2 "a ROM file is not usable" ""
+    E8001 8 "the guest died of a triple fault" ""
+    E8002 8 "KVM could not continue the guest" ""
+    E8003 8 "a passed device was lost" ""
+    E9001 9 "internal error" ""
+}

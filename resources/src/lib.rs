@@ -1,0 +1,7 @@
+//! What there is to give: this host's devices and memory, the guest's addresses and numbers.
+
+pub mod bar;
+pub mod bdf;
+pub mod codes;
+pub mod failure;
+pub mod range;
