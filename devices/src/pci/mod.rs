@@ -1,3 +1,4 @@
 //! PCI Express: configuration space, root complex, root ports.
 
 pub mod function;
+pub mod regs;
