@@ -4,4 +4,7 @@ pub mod bar;
 pub mod bdf;
 pub mod codes;
 pub mod failure;
+pub mod host;
+pub mod nearest;
 pub mod range;
+pub mod window;

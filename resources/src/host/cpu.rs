@@ -1,0 +1,189 @@
+//! The host's CPU, from /proc/cpuinfo and /sys/devices/system/cpu.
+
+use super::sysroot::{SysError, Sysroot};
+
+/// Who made it, as far as virtualization differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// VT-x, VT-d.
+    Intel,
+    /// AMD-V, AMD-Vi; Hygon too.
+    Amd,
+    /// Another x86 vendor.
+    Other,
+}
+
+/// What all CPUs of the host have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// Maker.
+    pub vendor: Vendor,
+    /// `Intel(R) Xeon(R) ...`.
+    pub model: Option<String>,
+    /// Feature words of the first CPU.
+    pub flags: Vec<String>,
+    /// Physical-address bits.
+    pub physical_bits: Option<u8>,
+    /// CPUs that are on.
+    pub online: u32,
+}
+
+impl Cpu {
+    /// Does the CPU know this feature (`vmx`, `lm`)?
+    pub fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|known| known == flag)
+    }
+
+    /// VT-x or AMD-V, usable: the kernel hides the flag when the firmware locked it off.
+    pub fn can_virtualize(&self) -> bool {
+        self.has("vmx") || self.has("svm")
+    }
+
+    /// Is this host itself a guest?
+    pub fn is_guest(&self) -> bool {
+        self.has("hypervisor")
+    }
+}
+
+/// Threads, cores and packages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// CPUs with a topology, that is, that are on.
+    pub threads: u32,
+    /// Physical cores.
+    pub cores: u32,
+    /// Sockets.
+    pub packages: u32,
+}
+
+impl Topology {
+    /// Threads of one core; cores without SMT beside cores with it (hybrid CPUs) round down to 1.
+    pub const fn threads_per_core(self) -> u32 {
+        if self.cores == 0 || self.threads < self.cores { 1 } else { self.threads / self.cores }
+    }
+}
+
+/// Reads /proc/cpuinfo. `None` when this is no x86-64.
+pub fn cpu(sysroot: &Sysroot) -> Result<Option<Cpu>, SysError> {
+    let text = sysroot.read("/proc/cpuinfo")?;
+    let values = |key: &'static str| {
+        text.lines().filter_map(move |line| {
+            let (name, value) = line.split_once(':')?;
+            (name.trim() == key).then(|| value.trim())
+        })
+    };
+    let flags: Vec<String> =
+        values("flags").next().unwrap_or("").split_whitespace().map(str::to_owned).collect();
+    // "Long mode": the word for 64 bits.
+    if !flags.iter().any(|flag| flag == "lm") {
+        return Ok(None);
+    }
+    Ok(Some(Cpu {
+        vendor: match values("vendor_id").next() {
+            Some("GenuineIntel") => Vendor::Intel,
+            Some("AuthenticAMD" | "HygonGenuine") => Vendor::Amd,
+            _ => Vendor::Other,
+        },
+        model: values("model name").next().map(str::to_owned),
+        flags,
+        physical_bits: values("address sizes").next().and_then(physical_bits),
+        online: u32::try_from(values("processor").count()).unwrap_or(u32::MAX),
+    }))
+}
+
+/// "46 bits physical, 48 bits virtual".
+fn physical_bits(text: &str) -> Option<u8> {
+    let (bits, _) = text.split_once(" bits physical")?;
+    bits.parse().ok().filter(|bits| (32..=57).contains(bits))
+}
+
+/// Counts what `/sys/devices/system/cpu/cpu*/topology` tells apart; `None` when nothing is there.
+pub fn topology(sysroot: &Sysroot) -> Result<Option<Topology>, SysError> {
+    const CPUS: &str = "/sys/devices/system/cpu";
+    let (mut threads, mut cores, mut packages) = (0, Vec::new(), Vec::new());
+    for name in sysroot.list_if_present(CPUS)? {
+        let is_cpu = name
+            .strip_prefix("cpu")
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+        if !is_cpu {
+            continue;
+        }
+        let read = |what: &str| sysroot.read_if_present(&format!("{CPUS}/{name}/topology/{what}"));
+        // A CPU that is off has no topology.
+        let (Some(package), Some(core)) = (read("physical_package_id")?, read("core_id")?) else {
+            continue;
+        };
+        // Core numbers repeat in every package, and on some AMD parts in every die.
+        let die = read("die_id")?.unwrap_or_default();
+        threads += 1;
+        cores.push((package.clone(), die, core));
+        packages.push(package);
+    }
+    Ok((threads > 0).then(|| Topology {
+        threads,
+        cores: distinct(cores),
+        packages: distinct(packages),
+    }))
+}
+
+fn distinct<T: Ord>(mut values: Vec<T>) -> u32 {
+    values.sort();
+    values.dedup();
+    u32::try_from(values.len()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fixture::Tree;
+
+    #[test]
+    fn cpu_xeon_is_read() {
+        let tree = Tree::new();
+        tree.host_basics();
+        let cpu = cpu(&tree.sysroot()).unwrap().unwrap();
+        assert_eq!((cpu.vendor, cpu.physical_bits, cpu.online), (Vendor::Intel, Some(46), 2));
+        assert!(cpu.can_virtualize() && !cpu.is_guest());
+        assert!(cpu.model.unwrap().contains("Gold 6130"));
+    }
+
+    #[test]
+    fn cpu_of_another_architecture_is_none() {
+        let tree = Tree::new();
+        tree.file(
+            "/proc/cpuinfo",
+            "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\n",
+        );
+        assert_eq!(cpu(&tree.sysroot()).unwrap(), None);
+    }
+
+    #[test]
+    fn physical_bits_out_of_range_are_not_believed() {
+        assert_eq!(physical_bits("39 bits physical, 48 bits virtual"), Some(39));
+        assert_eq!(physical_bits("255 bits physical, 48 bits virtual"), None);
+        assert_eq!(physical_bits("many"), None);
+    }
+
+    #[test]
+    fn topology_counts_cores_of_two_packages_apart_and_skips_cpus_that_are_off() {
+        let tree = Tree::new();
+        for (cpu, package, core) in
+            [(0, 0, 0), (1, 0, 1), (2, 1, 0), (3, 1, 1), (4, 0, 0), (5, 0, 1)]
+        {
+            let at = |name| format!("/sys/devices/system/cpu/cpu{cpu}/topology/{name}");
+            tree.file(&at("physical_package_id"), package.to_string());
+            tree.file(&at("core_id"), core.to_string());
+        }
+        tree.directory("/sys/devices/system/cpu/cpu6");
+        tree.directory("/sys/devices/system/cpu/cpufreq");
+        let found = topology(&tree.sysroot()).unwrap().unwrap();
+        assert_eq!(found, Topology { threads: 6, cores: 4, packages: 2 });
+        assert_eq!(found.threads_per_core(), 1);
+        assert_eq!(Topology { threads: 8, ..found }.threads_per_core(), 2);
+    }
+
+    #[test]
+    fn topology_without_sysfs_is_none() {
+        assert_eq!(topology(&Tree::new().sysroot()).unwrap(), None);
+    }
+}

@@ -1,0 +1,198 @@
+//! Small hosts in a temporary directory, for tests.
+
+use std::{fs, os::unix::fs::symlink, path::PathBuf};
+
+use super::sysroot::Sysroot;
+
+/// A tree that a [`Sysroot`] reads; gone when dropped.
+pub(crate) struct Tree {
+    dir: tempfile::TempDir,
+}
+
+/// What sysfs says about a function; the rest has sensible defaults.
+pub(crate) struct Function<'a> {
+    pub(crate) bdf: &'a str,
+    pub(crate) id: (u16, u16),
+    pub(crate) class: u32,
+    pub(crate) driver: Option<&'a str>,
+    pub(crate) group: Option<u32>,
+    /// (line, start, end, flags) of `resource`.
+    pub(crate) resources: &'a [(usize, u64, u64, u64)],
+    pub(crate) header_type: u8,
+}
+
+impl Default for Function<'_> {
+    fn default() -> Self {
+        Self {
+            bdf: "0000:00:02.0",
+            id: (0x8086, 0x10d3),
+            class: 0x02_0000,
+            driver: None,
+            group: None,
+            resources: &[],
+            header_type: 0,
+        }
+    }
+}
+
+impl Tree {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn sysroot(&self) -> Sysroot {
+        Sysroot::at(self.dir.path())
+    }
+
+    pub(crate) fn file(&self, path: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.make_parent(path), content).unwrap();
+    }
+
+    pub(crate) fn link(&self, path: &str, target: &str) {
+        symlink(target, self.make_parent(path)).unwrap();
+    }
+
+    pub(crate) fn directory(&self, path: &str) {
+        fs::create_dir_all(self.sysroot().path(path)).unwrap();
+    }
+
+    fn make_parent(&self, path: &str) -> PathBuf {
+        let path = self.sysroot().path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    }
+
+    /// Adds a function with its group.
+    pub(crate) fn function(&self, function: &Function<'_>) {
+        let Function { bdf, id, class, driver, group, resources, header_type } = *function;
+        let at = |name: &str| format!("/sys/bus/pci/devices/{bdf}/{name}");
+        let hex = |name: &str, value: u32| self.file(&at(name), format!("{value:#x}\n"));
+        hex("vendor", id.0.into());
+        hex("device", id.1.into());
+        hex("subsystem_vendor", 0x1458);
+        hex("subsystem_device", 0x37a9);
+        hex("revision", 0xa1);
+        hex("class", class);
+        self.file(&at("numa_node"), "0\n");
+        self.file(&at("driver_override"), "(null)\n");
+        let mut table =
+            vec!["0x0000000000000000 0x0000000000000000 0x0000000000000000".to_owned(); 13];
+        for (line, start, end, flags) in resources {
+            table[*line] = format!("{start:#018x} {end:#018x} {flags:#018x}");
+        }
+        self.file(&at("resource"), table.join("\n") + "\n");
+        let mut config = [0; 64];
+        config[0..2].copy_from_slice(&id.0.to_le_bytes());
+        config[2..4].copy_from_slice(&id.1.to_le_bytes());
+        config[9..12].copy_from_slice(&class.to_le_bytes()[..3]);
+        config[14] = header_type;
+        self.file(&at("config"), config);
+        if let Some(driver) = driver {
+            self.link(&at("driver"), &format!("../../../bus/pci/drivers/{driver}"));
+        }
+        if let Some(group) = group {
+            self.link(&at("iommu_group"), &format!("../../../kernel/iommu_groups/{group}"));
+            let groups = format!("/sys/kernel/iommu_groups/{group}");
+            self.link(
+                &format!("{groups}/devices/{bdf}"),
+                &format!("../../../../bus/pci/devices/{bdf}"),
+            );
+            self.file(
+                &format!("{groups}/reserved_regions"),
+                "0x00000000fee00000 0x00000000feefffff msi\n",
+            );
+            self.file(&format!("/dev/vfio/{group}"), "");
+        }
+    }
+
+    /// The two-card server of many passthrough guides: each GPU with audio, USB and UCSI functions, all on
+    /// vfio-pci, each card one IOMMU group; the host's own display is a BMC.
+    pub(crate) fn two_cards() -> Self {
+        let tree = Self::new();
+        tree.host_basics();
+        for (bus, group) in [("3b", 31), ("d8", 94)] {
+            // Named lines: (BAR, start, end, flags) with IORESOURCE_MEM 0x200, PREFETCH 0x2000, MEM_64 0x100000.
+            let gpu: &[_] = &[
+                (0, 0xb800_0000, 0xb8ff_ffff, 0x40200),
+                (1, 0x3_8000_0000, 0x3_8fff_ffff, 0x14220c),
+                (3, 0x3_9000_0000, 0x3_91ff_ffff, 0x14220c),
+                (5, 0x6000, 0x607f, 0x40101),
+                (6, 0xb900_0000, 0xb907_ffff, 0x46200),
+            ];
+            let audio: &[_] = &[(0, 0xb908_0000, 0xb908_3fff, 0x40200)];
+            let usb: &[_] = &[(0, 0x3_9200_0000, 0x3_9203_ffff, 0x14220c)];
+            let ucsi: &[_] = &[(0, 0xb908_4000, 0xb908_4fff, 0x40200)];
+            for (number, device, class, resources) in [
+                (0, 0x1e07, 0x03_0000, gpu),
+                (1, 0x10f7, 0x04_0300, audio),
+                (2, 0x1ad6, 0x0c_0330, usb),
+                (3, 0x1ad7, 0x0c_8000, ucsi),
+            ] {
+                tree.function(&Function {
+                    bdf: &format!("0000:{bus}:00.{number}"),
+                    id: (0x10de, device),
+                    class,
+                    driver: Some("vfio-pci"),
+                    group: Some(group),
+                    resources,
+                    header_type: 0x80,
+                });
+            }
+        }
+        tree.function(&Function {
+            bdf: "0000:03:00.0",
+            id: (0x1a03, 0x2000),
+            class: 0x03_0000,
+            driver: Some("ast"),
+            group: Some(12),
+            ..Function::default()
+        });
+        tree.file("/sys/bus/pci/devices/0000:03:00.0/boot_vga", "1\n");
+        for card in ["0000:3b:00.0", "0000:d8:00.0"] {
+            tree.file(&format!("/sys/bus/pci/devices/{card}/boot_vga"), "0\n");
+        }
+        tree
+    }
+
+    /// An Intel server with the IOMMU on, KVM and VFIO loaded, 64 GiB, run by root.
+    pub(crate) fn host_basics(&self) {
+        self.file("/proc/cpuinfo", CPUINFO);
+        self.file("/proc/cmdline", "BOOT_IMAGE=/vmlinuz root=/dev/sda2 intel_iommu=on iommu=pt\n");
+        self.file(
+            "/proc/meminfo",
+            "MemTotal:       65763912 kB\nMemFree:         1234 kB\nMemAvailable:   60123456 kB\nHugepagesize:       2048 kB\n",
+        );
+        self.file("/proc/self/cgroup", "0::/user.slice/session.scope\n");
+        self.file("/proc/self/limits", limits(8 << 20, 8 << 20));
+        self.file("/proc/self/status", status(0, 0x1ff_ffff_ffff));
+        self.file("/dev/kvm", "");
+        self.file("/dev/vfio/vfio", "");
+        self.directory("/sys/kernel/iommu_groups");
+        self.file("/sys/firmware/acpi/tables/DMAR", "DMAR");
+        // A Xeon's: MGAW 0x2f is 48 bits, SAGAW 4 levels; ecap with interrupt remapping (bit 3).
+        self.file("/sys/class/iommu/dmar0/intel-iommu/cap", "8d2078c106f0466\n");
+        self.file("/sys/class/iommu/dmar0/intel-iommu/ecap", "f020df\n");
+    }
+}
+
+/// `/proc/self/limits` as far as it is read, with these soft and hard memlock limits.
+pub(crate) fn limits(soft: u64, hard: u64) -> String {
+    format!(
+        "Limit                     Soft Limit           Hard Limit           Units     \n\
+         Max processes             255000               255000               processes \n\
+         Max locked memory         {soft:<20} {hard:<20} bytes     \n\
+         Max address space         unlimited            unlimited            bytes     \n"
+    )
+}
+
+/// `/proc/self/status` as far as it is read.
+pub(crate) fn status(uid: u32, capabilities: u64) -> String {
+    format!(
+        "Name:\tstrait\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{uid}\t{uid}\t{uid}\t{uid}\n\
+         Groups:\t{uid} 27 \nVmLck:\t       0 kB\nCapEff:\t{capabilities:016x}\n"
+    )
+}
+
+const CPUINFO: &str = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R) Gold 6130 CPU @ 2.10GHz\n\
+flags\t\t: fpu vme lm constant_tsc nonstop_tsc vmx ept\naddress sizes\t: 46 bits physical, 48 bits virtual\n\n\
+processor\t: 1\nvendor_id\t: GenuineIntel\nflags\t\t: fpu vme lm vmx\naddress sizes\t: 46 bits physical, 48 bits virtual\n";

@@ -1,0 +1,474 @@
+//! PCI functions of the host, from sysfs (Documentation/ABI/testing/sysfs-bus-pci, PCI/sysfs-pci.rst).
+
+use std::{fmt, str::FromStr};
+
+use super::sysroot::{SysError, Sysroot};
+use crate::{
+    bar::{BarIndex, BarKind, BarSpec},
+    bdf::Bdf,
+};
+
+/// Where sysfs lists the functions.
+pub const DEVICES: &str = "/sys/bus/pci/devices";
+
+/// What is known of one function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFunction {
+    /// Its address.
+    pub bdf: Bdf,
+    /// Vendor ID.
+    pub vendor: u16,
+    /// Device ID.
+    pub device: u16,
+    /// Subsystem vendor ID; 0 on bridges.
+    pub subsystem_vendor: u16,
+    /// Subsystem ID; 0 on bridges.
+    pub subsystem_device: u16,
+    /// Revision ID.
+    pub revision: u8,
+    /// Class code.
+    pub class: Class,
+    /// The driver that has it now.
+    pub driver: Option<String>,
+    /// The only driver that may take it, when one was set.
+    pub driver_override: Option<String>,
+    /// IOMMU group number.
+    pub group: Option<u32>,
+    /// NUMA node, when the machine has several.
+    pub numa_node: Option<u32>,
+    /// BARs 0 to 5 and ROM, ascending; sizes as the host kernel found them.
+    pub bars: Vec<BarSpec>,
+    /// BARs that the host's firmware and kernel found no address for.
+    pub unassigned: Vec<BarIndex>,
+    /// Config space: 64 bytes for a user, 256 or 4096 for root.
+    pub config: Vec<u8>,
+    /// What kind of header.
+    pub header: Header,
+    /// The link, for a PCI Express function.
+    pub link: Option<Link>,
+    /// What the kernel would try to reset it, best first; empty: none.
+    pub reset_methods: Vec<String>,
+    /// `D0` to `D3cold`, or `unknown`.
+    pub power_state: Option<String>,
+    /// For a display: is it the one the firmware showed its picture on?
+    pub boot_vga: Option<bool>,
+    /// The physical function of an SR-IOV virtual function.
+    pub physical_function: Option<Bdf>,
+    /// The firmware's name for the slot or port.
+    pub label: Option<String>,
+}
+
+/// Layout of the first 64 bytes of config space (PCI Local Bus 3.0, 6.1: bits 6:0 of the header type).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// An endpoint.
+    Normal,
+    /// PCI-to-PCI bridge, root ports and switch ports too.
+    Bridge,
+    /// Anything else; 0x7f when the function does not answer.
+    Other(u8),
+}
+
+/// A class code: base class, subclass, programming interface in 24 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Class(pub u32);
+
+impl Class {
+    /// 0x03: a display.
+    pub const fn base(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
+
+    /// The 8 bits after the base class.
+    pub const fn sub(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    /// The last 8 bits.
+    pub const fn interface(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// A VGA or 3D controller or another display.
+    pub const fn is_display(self) -> bool {
+        self.base() == 0x03
+    }
+}
+
+/// PCI Express link, as the kernel words it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// `2.5 GT/s PCIe`; cards lower it when idle.
+    pub speed: String,
+    /// Lanes in use; 0 when the link is down.
+    pub width: u32,
+    /// The most that the card can.
+    pub max_speed: String,
+    /// The most lanes that the card can.
+    pub max_width: u32,
+}
+
+impl HostFunction {
+    /// Is this a bridge, a root port, a switch port?
+    pub fn is_bridge(&self) -> bool {
+        self.header != Header::Normal || self.class.base() == 0x06
+    }
+
+    /// Did config space read as all ones? Then nothing answers at this address.
+    pub fn is_dead(&self) -> bool {
+        self.config.get(..4).is_some_and(|id| id == [0xff; 4])
+    }
+
+    /// Does a VFIO driver have it: vfio-pci, or one of a vendor's own such as `mlx5_vfio_pci`?
+    pub fn is_on_vfio(&self) -> bool {
+        self.driver.as_deref().is_some_and(is_vfio_driver)
+    }
+
+    /// `10de:1e07`.
+    pub fn id(&self) -> String {
+        format!("{:04x}:{:04x}", self.vendor, self.device)
+    }
+}
+
+/// vfio-pci and the kernel's variants of it: `mlx5_vfio_pci`, `nvgrace-gpu-vfio-pci`.
+pub fn is_vfio_driver(name: &str) -> bool {
+    name.replace('_', "-").ends_with("vfio-pci")
+}
+
+/// Every function, by ascending address.
+pub fn scan(sysroot: &Sysroot) -> Result<Vec<HostFunction>, SysError> {
+    let mut functions = Vec::new();
+    for bdf in addresses(sysroot)? {
+        // One that left between listing and reading is no error.
+        functions.extend(find(sysroot, bdf)?);
+    }
+    Ok(functions)
+}
+
+/// The addresses of every function, ascending.
+pub fn addresses(sysroot: &Sysroot) -> Result<Vec<Bdf>, SysError> {
+    let mut found: Vec<Bdf> =
+        sysroot.list_if_present(DEVICES)?.iter().filter_map(|name| name.parse().ok()).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// The addresses of the functions in the slot of `bdf`, itself included when it exists.
+pub fn slot_functions(sysroot: &Sysroot, bdf: Bdf) -> Result<Vec<Bdf>, SysError> {
+    Ok(addresses(sysroot)?.into_iter().filter(|other| other.same_slot(bdf)).collect())
+}
+
+/// One function; `None` when there is none.
+pub fn find(sysroot: &Sysroot, bdf: Bdf) -> Result<Option<HostFunction>, SysError> {
+    if !sysroot.exists(&path(bdf, "vendor")) {
+        return Ok(None);
+    }
+    match read(&Attributes { sysroot, bdf }) {
+        Ok(function) => Ok(Some(function)),
+        Err(error) if error.is_absent() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The path of an attribute of a function.
+pub fn path(bdf: Bdf, attribute: &str) -> String {
+    format!("{DEVICES}/{bdf}/{attribute}")
+}
+
+fn read(at: &Attributes<'_>) -> Result<HostFunction, SysError> {
+    let (bars, unassigned) = at.resources()?;
+    let config = at.sysroot.read_bytes(&path(at.bdf, "config"))?;
+    Ok(HostFunction {
+        bdf: at.bdf,
+        vendor: at.id("vendor")?,
+        device: at.id("device")?,
+        subsystem_vendor: at.id("subsystem_vendor")?,
+        subsystem_device: at.id("subsystem_device")?,
+        revision: at.hex("revision")?.and_then(|value| u8::try_from(value).ok()).unwrap_or(0),
+        class: Class(at.hex("class")?.unwrap_or(0) & 0xff_ffff),
+        driver: at.sysroot.link_name(&path(at.bdf, "driver"))?,
+        driver_override: at.text("driver_override")?.filter(|text| text != "(null)"),
+        group: at.link("iommu_group")?,
+        // -1 on a machine with one node.
+        numa_node: at.text("numa_node")?.and_then(|text| text.parse().ok()),
+        bars,
+        unassigned,
+        header: header(&config),
+        config,
+        link: at.express_link()?,
+        reset_methods: at
+            .text("reset_method")?
+            .map(|text| text.split_whitespace().map(str::to_owned).collect())
+            .unwrap_or_default(),
+        power_state: at.text("power_state")?,
+        boot_vga: at.text("boot_vga")?.map(|text| text == "1"),
+        physical_function: at.link("physfn")?,
+        label: at.text("label")?,
+    })
+}
+
+/// Header type register at 0x0e; bit 7 says "multifunction".
+fn header(config: &[u8]) -> Header {
+    match config.get(0x0e).map(|byte| byte & 0x7f) {
+        Some(0) => Header::Normal,
+        Some(1) => Header::Bridge,
+        Some(other) => Header::Other(other),
+        None => Header::Other(0x7f),
+    }
+}
+
+/// The attribute files of one function.
+struct Attributes<'a> {
+    sysroot: &'a Sysroot,
+    bdf: Bdf,
+}
+
+impl Attributes<'_> {
+    fn text(&self, name: &str) -> Result<Option<String>, SysError> {
+        Ok(self.sysroot.read_if_present(&path(self.bdf, name))?.filter(|text| !text.is_empty()))
+    }
+
+    fn hex(&self, name: &str) -> Result<Option<u32>, SysError> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        match u32::from_str_radix(text.trim_start_matches("0x"), 16) {
+            Ok(value) => Ok(Some(value)),
+            Err(_) => Err(SysError::nonsense(&path(self.bdf, name), &text)),
+        }
+    }
+
+    fn id(&self, name: &str) -> Result<u16, SysError> {
+        let value = self.hex(name)?.unwrap_or(0);
+        u16::try_from(value)
+            .map_err(|_| SysError::nonsense(&path(self.bdf, name), &format!("{value:#x}")))
+    }
+
+    fn link<T: FromStr>(&self, name: &str) -> Result<Option<T>, SysError> {
+        Ok(self.sysroot.link_name(&path(self.bdf, name))?.and_then(|name| name.parse().ok()))
+    }
+
+    fn express_link(&self) -> Result<Option<Link>, SysError> {
+        let number = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
+        let (Some(speed), Some(max_speed)) =
+            (self.text("current_link_speed")?, self.text("max_link_speed")?)
+        else {
+            return Ok(None);
+        };
+        let (width, max_width) =
+            (number(self.text("current_link_width")?), number(self.text("max_link_width")?));
+        // 255 lanes is how the kernel prints "unknown".
+        Ok((max_width != 255).then_some(Link { speed, width, max_speed, max_width }))
+    }
+
+    /// The first seven lines of `resource`: BAR 0 to 5, ROM; "start end flags" each. An integrated endpoint's
+    /// virtual-function and bridge-window lines follow and do not matter.
+    fn resources(&self) -> Result<(Vec<BarSpec>, Vec<BarIndex>), SysError> {
+        let name = path(self.bdf, "resource");
+        let table = self.sysroot.read(&name)?;
+        let (mut bars, mut unassigned) = (Vec::new(), Vec::new());
+        for (index, line) in table.lines().take(7).enumerate() {
+            let nonsense = || SysError::nonsense(&name, line);
+            let resource: Resource = line.parse().map_err(|()| nonsense())?;
+            let index = u8::try_from(index).ok().and_then(BarIndex::new).ok_or_else(nonsense)?;
+            let Some(spec) = resource.bar(index) else { continue };
+            if resource.flags & UNSET != 0 || resource.start == 0 {
+                unassigned.push(index);
+            }
+            bars.push(spec);
+        }
+        Ok((bars, unassigned))
+    }
+}
+
+/// Flags of the kernel's `struct resource` (linux/ioport.h), an ABI by way of this file.
+const IO: u64 = 0x100;
+const MEMORY: u64 = 0x200;
+const PREFETCH: u64 = 0x2000;
+const MEMORY_64: u64 = 0x10_0000;
+/// No address was assigned yet.
+const UNSET: u64 = 0x2000_0000;
+
+struct Resource {
+    start: u64,
+    end: u64,
+    flags: u64,
+}
+
+impl FromStr for Resource {
+    type Err = ();
+
+    fn from_str(line: &str) -> Result<Self, ()> {
+        let mut numbers = line.split_whitespace().map(|word| {
+            u64::from_str_radix(word.strip_prefix("0x").ok_or(())?, 16).map_err(|_| ())
+        });
+        let mut next = || numbers.next().ok_or(())?;
+        Ok(Self { start: next()?, end: next()?, flags: next()? })
+    }
+}
+
+impl Resource {
+    /// `None` when the BAR is not implemented, or its length is none that a BAR can have.
+    fn bar(&self, index: BarIndex) -> Option<BarSpec> {
+        let size = self.end.checked_sub(self.start)?.checked_add(1)?;
+        let prefetchable = self.flags & PREFETCH != 0;
+        let kind = if self.flags & IO != 0 {
+            BarKind::Io
+        } else if self.flags & MEMORY == 0 {
+            return None;
+        } else if index == BarIndex::ROM {
+            BarKind::Rom
+        } else if self.flags & MEMORY_64 != 0 {
+            BarKind::Memory64 { prefetchable }
+        } else {
+            BarKind::Memory32 { prefetchable }
+        };
+        size.is_power_of_two().then_some(BarSpec { index, kind, size })
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:06x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fixture::{Function, Tree};
+
+    fn bdf(text: &str) -> Bdf {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn scan_two_card_server_finds_all_in_order() {
+        let functions = scan(&Tree::two_cards().sysroot()).unwrap();
+        let addresses: Vec<_> = functions.iter().map(|f| f.bdf.to_string()).collect();
+        assert_eq!(addresses.len(), 9);
+        assert_eq!(addresses[0], "0000:03:00.0");
+        assert_eq!(addresses[8], "0000:d8:00.3");
+    }
+
+    #[test]
+    fn find_gpu_reads_identity_and_bars() {
+        let gpu = find(&Tree::two_cards().sysroot(), bdf("3b:00.0")).unwrap().unwrap();
+        assert_eq!((gpu.vendor, gpu.device, gpu.revision), (0x10de, 0x1e07, 0xa1));
+        assert_eq!((gpu.subsystem_vendor, gpu.subsystem_device), (0x1458, 0x37a9));
+        assert!(gpu.class.is_display() && !gpu.is_bridge() && gpu.is_on_vfio() && !gpu.is_dead());
+        assert_eq!((gpu.group, gpu.numa_node, gpu.driver_override), (Some(31), Some(0), None));
+        let bar = |index, kind, size| BarSpec { index: BarIndex::new(index).unwrap(), kind, size };
+        let prefetchable = BarKind::Memory64 { prefetchable: true };
+        assert_eq!(
+            gpu.bars,
+            [
+                bar(0, BarKind::Memory32 { prefetchable: false }, 16 << 20),
+                bar(1, prefetchable, 256 << 20),
+                bar(3, prefetchable, 32 << 20),
+                bar(5, BarKind::Io, 128),
+                bar(6, BarKind::Rom, 512 << 10),
+            ]
+        );
+        assert_eq!(gpu.unassigned, []);
+    }
+
+    #[test]
+    fn find_bar_without_an_address_is_listed_as_unassigned() {
+        let tree = Tree::new();
+        let resources: &[_] =
+            &[(0, 0, 0xffff, 0x40200), (2, 0x1000, 0x1fff, 0x2000_0000 | 0x40200)];
+        tree.function(&Function { resources, ..Function::default() });
+        let function = find(&tree.sysroot(), bdf("00:02.0")).unwrap().unwrap();
+        assert_eq!(function.unassigned, [BarIndex::new(0).unwrap(), BarIndex::new(2).unwrap()]);
+    }
+
+    #[test]
+    fn find_bar_with_impossible_length_is_not_taken() {
+        let tree = Tree::new();
+        let resources: &[_] = &[
+            (0, 0x1000, 0x1fff - 1, 0x40200),
+            (1, 0x2000, 0x1000, 0x40200),
+            (2, 0, u64::MAX, 0x40200),
+        ];
+        tree.function(&Function { resources, ..Function::default() });
+        assert_eq!(find(&tree.sysroot(), bdf("00:02.0")).unwrap().unwrap().bars, []);
+    }
+
+    #[test]
+    fn find_garbled_resource_table_is_an_error_that_names_it() {
+        let tree = Tree::new();
+        tree.function(&Function::default());
+        tree.file("/sys/bus/pci/devices/0000:00:02.0/resource", "what is this");
+        let error = find(&tree.sysroot(), bdf("00:02.0")).unwrap_err();
+        assert!(error.to_string().contains("0000:00:02.0/resource"), "{error}");
+    }
+
+    #[test]
+    fn find_link_reset_and_power_are_read_when_there() {
+        let tree = Tree::new();
+        tree.function(&Function::default());
+        for (name, value) in [
+            ("current_link_speed", "2.5 GT/s PCIe"),
+            ("current_link_width", "16"),
+            ("max_link_speed", "8.0 GT/s PCIe"),
+            ("max_link_width", "16"),
+            ("reset_method", "flr bus"),
+            ("power_state", "D0"),
+        ] {
+            tree.file(&format!("/sys/bus/pci/devices/0000:00:02.0/{name}"), value);
+        }
+        let function = find(&tree.sysroot(), bdf("00:02.0")).unwrap().unwrap();
+        let link = function.link.unwrap();
+        assert_eq!(
+            (link.speed.as_str(), link.max_speed.as_str()),
+            ("2.5 GT/s PCIe", "8.0 GT/s PCIe")
+        );
+        assert_eq!((link.width, link.max_width), (16, 16));
+        assert_eq!(function.reset_methods, ["flr", "bus"]);
+        assert_eq!(function.power_state.as_deref(), Some("D0"));
+    }
+
+    #[test]
+    fn find_unknown_link_is_none() {
+        let tree = Tree::new();
+        tree.function(&Function::default());
+        for (name, value) in [
+            ("current_link_speed", "Unknown"),
+            ("current_link_width", "0"),
+            ("max_link_speed", "Unknown"),
+            ("max_link_width", "255"),
+        ] {
+            tree.file(&format!("/sys/bus/pci/devices/0000:00:02.0/{name}"), value);
+        }
+        assert_eq!(find(&tree.sysroot(), bdf("00:02.0")).unwrap().unwrap().link, None);
+    }
+
+    #[test]
+    fn find_bridge_and_dead_function_are_told_by_the_header() {
+        let tree = Tree::new();
+        tree.function(&Function { header_type: 0x81, class: 0x06_0400, ..Function::default() });
+        let port = find(&tree.sysroot(), bdf("00:02.0")).unwrap().unwrap();
+        assert!(port.is_bridge() && port.header == Header::Bridge);
+        tree.file("/sys/bus/pci/devices/0000:00:02.0/config", [0xff; 64]);
+        assert!(find(&tree.sysroot(), bdf("00:02.0")).unwrap().unwrap().is_dead());
+    }
+
+    #[test]
+    fn slot_functions_leaves_the_twin_card_out() {
+        let found = slot_functions(&Tree::two_cards().sysroot(), bdf("3b:00.2")).unwrap();
+        assert_eq!(found, [0, 1, 2, 3].map(|n| bdf("3b:00.0").with_function(n).unwrap()));
+    }
+
+    #[test]
+    fn find_absent_is_none() {
+        assert_eq!(find(&Tree::new().sysroot(), bdf("3b:00.0")).unwrap(), None);
+        assert!(scan(&Tree::new().sysroot()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn vfio_drivers_are_told_from_others() {
+        assert!(
+            ["vfio-pci", "mlx5_vfio_pci", "nvgrace-gpu-vfio-pci"].into_iter().all(is_vfio_driver)
+        );
+        assert!(!["nouveau", "pci-stub", "vfio"].into_iter().any(is_vfio_driver));
+    }
+}

@@ -1,0 +1,239 @@
+//! The one door to /sys, /proc, /dev and /usr: a path prefix, so that a directory can stand for a host.
+//!
+//! Paths are given as on the host (`/sys/kernel/iommu_groups`) and reading never follows them out of the tree,
+//! except that a symbolic link inside may be absolute; sysfs has relative ones only.
+
+use std::{
+    fs,
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+/// No file that the host checks read is longer; a pci.ids is 1.5 MiB.
+const READ_LIMIT: u64 = 16 << 20;
+
+/// A host, real or laid out in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sysroot {
+    prefix: PathBuf,
+}
+
+/// The system refused a read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}", path.display())]
+pub struct SysError {
+    /// "read", "list".
+    action: &'static str,
+    /// As on the host, without the prefix.
+    path: PathBuf,
+    /// What it said.
+    #[source]
+    source: io::Error,
+}
+
+impl SysError {
+    /// Which file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Is it only that the file is not there?
+    pub fn is_absent(&self) -> bool {
+        absent(&self.source)
+    }
+
+    /// The content makes no sense.
+    pub(crate) fn nonsense(path: &str, content: &str) -> Self {
+        let shown: String = content.chars().take(80).collect();
+        let source =
+            io::Error::new(io::ErrorKind::InvalidData, format!("unexpected content '{shown}'"));
+        Self { action: "understand", path: path.into(), source }
+    }
+}
+
+/// Owner and permission bits of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits, 0o7777 at most.
+    pub mode: u32,
+}
+
+impl Sysroot {
+    /// This host.
+    pub fn host() -> Self {
+        Self::at("/")
+    }
+
+    /// The tree under `prefix`.
+    pub fn at(prefix: impl Into<PathBuf>) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    /// Where a path of the host is here.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.prefix.join(path.trim_start_matches('/'))
+    }
+
+    /// Is there something at `path`? A dangling link is nothing.
+    pub fn exists(&self, path: &str) -> bool {
+        self.path(path).exists()
+    }
+
+    /// A text file, without the white space around it.
+    pub fn read(&self, path: &str) -> Result<String, SysError> {
+        let bytes = self.read_bytes(path)?;
+        Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    }
+
+    /// The same; `None` when the file is not there.
+    pub fn read_if_present(&self, path: &str) -> Result<Option<String>, SysError> {
+        present(self.read(path))
+    }
+
+    /// As many bytes as the file gives: config space has 64 for a user, 256 or 4096 for root.
+    pub fn read_bytes(&self, path: &str) -> Result<Vec<u8>, SysError> {
+        let read = || {
+            let mut bytes = Vec::new();
+            fs::File::open(self.path(path))?.take(READ_LIMIT).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        read().map_err(error("read", path))
+    }
+
+    /// The last component of a symbolic link's target, which is how sysfs names drivers and groups; `None`
+    /// when there is no link.
+    pub fn link_name(&self, path: &str) -> Result<Option<String>, SysError> {
+        let target = self.link(path)?;
+        Ok(target.and_then(|target| Some(target.file_name()?.to_string_lossy().into_owned())))
+    }
+
+    /// The target of a symbolic link as written; `None` when there is no link.
+    pub fn link(&self, path: &str) -> Result<Option<PathBuf>, SysError> {
+        present(fs::read_link(self.path(path)).map_err(error("read the link", path)))
+    }
+
+    /// The path as on the host with every symbolic link resolved; `None` when there is nothing.
+    pub fn canonical(&self, path: &str) -> Result<Option<PathBuf>, SysError> {
+        let resolve = |path: &Path| present(path.canonicalize().map_err(error("resolve", "")));
+        let found = present(self.path(path).canonicalize().map_err(error("resolve", path)))?;
+        let (Some(found), Some(prefix)) = (found, resolve(&self.prefix)?) else { return Ok(None) };
+        Ok(Some(match found.strip_prefix(&prefix) {
+            Ok(inside) => Path::new("/").join(inside),
+            Err(_) => found,
+        }))
+    }
+
+    /// Names in a directory, sorted.
+    pub fn list(&self, path: &str) -> Result<Vec<String>, SysError> {
+        let list = || {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(self.path(path))? {
+                names.push(entry?.file_name().to_string_lossy().into_owned());
+            }
+            names.sort();
+            Ok(names)
+        };
+        list().map_err(error("list", path))
+    }
+
+    /// The same; empty when there is no such directory.
+    pub fn list_if_present(&self, path: &str) -> Result<Vec<String>, SysError> {
+        Ok(present(self.list(path))?.unwrap_or_default())
+    }
+
+    /// Owner and mode; `None` when there is nothing.
+    pub fn node(&self, path: &str) -> Result<Option<Node>, SysError> {
+        let node = fs::metadata(self.path(path)).map_err(error("look at", path));
+        Ok(present(node)?.map(|meta| Node {
+            uid: meta.uid(),
+            gid: meta.gid(),
+            mode: meta.mode() & 0o7777,
+        }))
+    }
+
+    /// Opens for reading and writing and closes again: what the system says is the best permission check.
+    pub fn try_open(&self, path: &str) -> io::Result<()> {
+        fs::OpenOptions::new().read(true).write(true).open(self.path(path)).map(drop)
+    }
+}
+
+fn error(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> SysError {
+    let path = path.into();
+    move |source| SysError { action, path, source }
+}
+
+/// ENOENT and ENOTDIR; ENODEV and ENXIO come from attributes of a device that left, ESRCH from a process.
+fn absent(error: &io::Error) -> bool {
+    const ENXIO: i32 = 6;
+    const ENODEV: i32 = 19;
+    const ESRCH: i32 = 3;
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || matches!(error.raw_os_error(), Some(ENXIO | ENODEV | ESRCH))
+}
+
+fn present<T>(result: Result<T, SysError>) -> Result<Option<T>, SysError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_absent() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fixture::Tree;
+
+    #[test]
+    fn read_trims_and_stays_under_the_prefix() {
+        let tree = Tree::new();
+        tree.file("/sys/x", "0x10de\n");
+        assert_eq!(tree.sysroot().read("/sys/x").unwrap(), "0x10de");
+    }
+
+    #[test]
+    fn read_of_an_absent_file_names_the_host_path() {
+        let error = Tree::new().sysroot().read("/sys/nowhere").unwrap_err();
+        assert_eq!(error.to_string(), "cannot read /sys/nowhere");
+        assert!(error.is_absent());
+    }
+
+    #[test]
+    fn absent_file_is_none_but_an_unreadable_one_is_an_error() {
+        let tree = Tree::new();
+        tree.file("/sys/dir/file", "");
+        assert_eq!(tree.sysroot().read_if_present("/sys/none").unwrap(), None);
+        assert!(tree.sysroot().read_if_present("/sys/dir").is_err());
+    }
+
+    #[test]
+    fn link_name_is_the_last_component_even_of_a_dangling_link() {
+        let tree = Tree::new();
+        tree.link("/sys/dev/driver", "../../bus/pci/drivers/vfio-pci");
+        assert_eq!(tree.sysroot().link_name("/sys/dev/driver").unwrap().unwrap(), "vfio-pci");
+        assert_eq!(tree.sysroot().link_name("/sys/dev/none").unwrap(), None);
+    }
+
+    #[test]
+    fn canonical_follows_links_and_drops_the_prefix() {
+        let tree = Tree::new();
+        tree.file("/sys/devices/pci0000:00/0000:00:01.0/vendor", "0x8086");
+        tree.link("/sys/bus/pci/devices/0000:00:01.0", "../../../devices/pci0000:00/0000:00:01.0");
+        let path = tree.sysroot().canonical("/sys/bus/pci/devices/0000:00:01.0").unwrap().unwrap();
+        assert_eq!(path, Path::new("/sys/devices/pci0000:00/0000:00:01.0"));
+    }
+
+    #[test]
+    fn list_is_sorted() {
+        let tree = Tree::new();
+        tree.file("/sys/d/b", "");
+        tree.file("/sys/d/a", "");
+        assert_eq!(tree.sysroot().list("/sys/d").unwrap(), ["a", "b"]);
+        assert!(tree.sysroot().list_if_present("/sys/e").unwrap().is_empty());
+    }
+}
