@@ -1,6 +1,29 @@
 //! The address plan: one pure function from what a machine needs to where everything goes.
+//!
+//! ```text
+//! RAM            0 up to 2 GiB at most, the rest from 4 GiB up, around whatever the host's IOMMU cannot map
+//! 32-bit window  from the end of low RAM to ECAM; low RAM gives way in steps of 128 MiB when BARs need more
+//! ECAM           1 MiB a bus
+//! chipset        the last 64 MiB below 4 GiB
+//! 64-bit window  above all RAM, the lowest place that holds every prefetchable window in one piece
+//! ```
+//!
+//! Nothing here asks the host or the guest anything, so `--dry-run`, `doctor` and `run` cannot disagree.
+
+mod e820;
+mod error;
+mod pack;
+mod picture;
+mod ram;
+mod solve;
+#[cfg(test)]
+mod tests;
 
 use strait_resources::{bar::BarSpec, bdf::Bdf, range::AddressRange};
+
+pub use e820::E820Kind;
+pub use error::{Need, PlanError, Shortage};
+pub use picture::xorg_bus_id;
 
 /// What the machine needs.
 #[derive(Clone, Debug)]
@@ -46,20 +69,35 @@ pub struct FunctionRequest {
 /// Where everything is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Guest RAM, ascending; the first range starts at 0.
+    /// Physical-address bits of the guest's CPU, as requested.
+    pub physical_bits: u8,
+    /// Guest RAM as memslots, ascending, every end a multiple of 2 MiB. The first range starts at 0 and runs through the
+    /// legacy hole at 0xA0000..0x100000: one slot, because the ACPI and SMBIOS tables live in there. What the
+    /// guest may use as RAM is [`Plan::e820`].
     pub ram: Vec<AddressRange>,
     /// ECAM, 1 MiB for each bus from 0.
     pub ecam: AddressRange,
     /// I/O ports for BARs.
     pub io: AddressRange,
-    /// 32-bit MMIO for BARs.
+    /// 32-bit MMIO for BARs. May contain holes; no port's window does.
     pub mmio32: AddressRange,
-    /// 64-bit MMIO for BARs; `None` when nothing needs it.
+    /// 64-bit MMIO for BARs, without holes; `None` when nothing needs it.
     pub mmio64: Option<AddressRange>,
     /// In the order of the request.
     pub ports: Vec<PortPlan>,
-    /// What must be neither RAM nor BAR, with its reason; goes into E820 and ACPI.
+    /// What must be neither RAM nor BAR, with its reason; goes into E820 and ACPI. Ascending and disjoint; the
+    /// chipset's addresses below 4 GiB are one of them, ECAM is not.
     pub holes: Vec<Hole>,
+    /// I/O BARs that get no address, by host function: the 60 KiB of I/O ports make only 15 bridge windows. Every
+    /// other BAR is in `ports`. Drivers of today's devices do not need theirs.
+    pub unassigned: Vec<(Bdf, BarSpec)>,
+}
+
+impl Plan {
+    /// The port whose secondary bus this is.
+    pub fn port_of_bus(&self, bus: u8) -> Option<&PortPlan> {
+        self.ports.iter().find(|port| port.bus == bus)
+    }
 }
 
 /// Addresses that nothing may use.
@@ -110,6 +148,6 @@ pub struct BarPlan {
     pub spec: BarSpec,
     /// Where; naturally aligned, `spec.size` long.
     pub at: AddressRange,
-    /// Can another device reach it by DMA, that is: is all of it in the IOMMU's ranges?
+    /// Can another device reach it by DMA, that is: is all of it in the IOMMU's ranges? Never true for I/O.
     pub dma_reachable: bool,
 }
