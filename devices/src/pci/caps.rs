@@ -1,0 +1,270 @@
+//! Walks the two capability lists of a function: where each capability lies, and how long it can be.
+//!
+//! Configuration space comes from a device, and devices lie: a walk ends at the first pointer that leads into
+//! the header, out of the bytes, or to a place it has been. (PCI 6.7; PCIe 7.6.3)
+
+use crate::pci::regs::{self, af, capability, extended_header, msi, msix, pcie, pm, vpd};
+
+/// One entry of the list that starts at 0x34.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// From [`regs::capability`].
+    pub id: u8,
+    /// Where it starts: a multiple of 4, 0x40..=0xfc.
+    pub offset: u16,
+    /// Bytes that are certainly its own: never into the next capability nor past 0x100.
+    pub len: u16,
+}
+
+/// One entry of the list that starts at 0x100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExtendedCapability {
+    /// From [`regs::extended`].
+    pub id: u16,
+    /// Of the structure.
+    pub version: u8,
+    /// Where it starts: a multiple of 4, 0x100..=0xffc.
+    pub offset: u16,
+    /// Bytes up to the next capability in address order, or to the end.
+    pub len: u16,
+}
+
+/// The capabilities of `config`, a type 0 configuration space, in list order.
+pub fn capabilities(config: &[u8]) -> Vec<Capability> {
+    let end = config.len().min(regs::CONVENTIONAL_SIZE.into());
+    let Some(config) = config.get(..end) else { return Vec::new() };
+    if read16(config, regs::STATUS).unwrap_or(0) & regs::STATUS_CAPABILITIES == 0 {
+        return Vec::new();
+    }
+    let mut found: Vec<(u8, u16)> = Vec::new();
+    let mut next = byte(config, regs::CAPABILITIES_POINTER);
+    // A place seen twice is a cycle; the bound holds even if that test were wrong.
+    while let (Some(pointer), true) = (next, found.len() < regs::MAX_CAPABILITIES) {
+        // Bits 1:0 are reserved and software masks them (PCI 6.7).
+        let offset = u16::from(pointer & 0xfc);
+        if offset < regs::HEADER_SIZE || found.iter().any(|&(_, seen)| seen == offset) {
+            break;
+        }
+        let Some(id) = byte(config, offset).filter(|&id| id != 0xff) else { break };
+        found.push((id, offset));
+        next = byte(config, offset + 1);
+    }
+    let starts: Vec<u16> = found.iter().map(|&(_, offset)| offset).collect();
+    found
+        .into_iter()
+        .map(|(id, offset)| {
+            let room = room(&starts, offset, end);
+            let len = known_len(config, id, offset).map_or(room, |len| len.min(room));
+            Capability { id, offset, len }
+        })
+        .collect()
+}
+
+/// The extended capabilities of `config`, in list order; none if the function has only conventional space.
+pub fn extended_capabilities(config: &[u8]) -> Vec<ExtendedCapability> {
+    let end = config.len().min(regs::CONFIG_SIZE.into());
+    let mut found: Vec<(u32, u16)> = Vec::new();
+    let mut offset = regs::EXTENDED_START;
+    while found.len() < regs::MAX_EXTENDED_CAPABILITIES {
+        let Some(header) = read32(config, offset) else { break };
+        let absent = header == 0 || header == u32::MAX;
+        if absent || found.iter().any(|&(_, seen)| seen == offset) {
+            break;
+        }
+        found.push((header, offset));
+        offset = extended_header::next(header);
+        if offset < regs::EXTENDED_START {
+            break;
+        }
+    }
+    let starts: Vec<u16> = found.iter().map(|&(_, offset)| offset).collect();
+    found
+        .into_iter()
+        .map(|(header, offset)| ExtendedCapability {
+            id: extended_header::id(header),
+            version: extended_header::version(header),
+            offset,
+            len: room(&starts, offset, end),
+        })
+        .collect()
+}
+
+/// Little-endian, `None` past the end.
+pub fn read16(config: &[u8], offset: u16) -> Option<u16> {
+    let at = usize::from(offset);
+    config.get(at..at + 2)?.try_into().ok().map(u16::from_le_bytes)
+}
+
+/// Little-endian, `None` past the end.
+pub fn read32(config: &[u8], offset: u16) -> Option<u32> {
+    let at = usize::from(offset);
+    config.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes)
+}
+
+fn byte(config: &[u8], offset: u16) -> Option<u8> {
+    config.get(usize::from(offset)).copied()
+}
+
+/// Bytes from `offset` to the next start in address order or to `end`.
+fn room(starts: &[u16], offset: u16, end: usize) -> u16 {
+    let end = u16::try_from(end).unwrap_or(regs::CONFIG_SIZE);
+    starts.iter().copied().filter(|&start| start > offset).fold(end, u16::min) - offset
+}
+
+/// What the specification says about the length of a capability, if it does.
+fn known_len(config: &[u8], id: u8, offset: u16) -> Option<u16> {
+    Some(match id {
+        capability::PM => pm::SIZE,
+        capability::VPD => vpd::SIZE,
+        capability::MSI => msi::size(read16(config, offset + msi::CONTROL)?),
+        capability::MSIX => msix::SIZE,
+        capability::ADVANCED_FEATURES => af::SIZE,
+        capability::PCIE => {
+            let flags = read16(config, offset + pcie::CAPABILITIES)?;
+            if flags & pcie::CAPABILITIES_VERSION < 2 { pcie::SIZE_V1_ENDPOINT } else { pcie::SIZE }
+        }
+        // A length below the three bytes that say it is a lie.
+        capability::VENDOR => u16::from(byte(config, offset + 2)?).max(3),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pci::regs::extended;
+
+    /// Configuration space with a capability list that starts at `first`, entries as (offset, id, next).
+    fn config(first: u8, entries: &[(usize, u8, u8)]) -> Vec<u8> {
+        let mut config = vec![0; 4096];
+        config[usize::from(regs::STATUS)] = regs::STATUS_CAPABILITIES as u8;
+        config[usize::from(regs::CAPABILITIES_POINTER)] = first;
+        for &(offset, id, next) in entries {
+            config[offset] = id;
+            config[offset + 1] = next;
+        }
+        config
+    }
+
+    fn extended_config(entries: &[(u16, u16, u16)]) -> Vec<u8> {
+        let mut config = vec![0; 4096];
+        for &(offset, id, next) in entries {
+            let header = extended_header::new(id, 1, next).to_le_bytes();
+            config[usize::from(offset)..][..4].copy_from_slice(&header);
+        }
+        config
+    }
+
+    fn offsets(config: &[u8]) -> Vec<u16> {
+        capabilities(config).iter().map(|found| found.offset).collect()
+    }
+
+    #[test]
+    fn list_out_of_address_order_keeps_list_order_and_bounds_lengths() {
+        let config = config(0x80, &[(0x80, capability::PCIE, 0x50), (0x50, capability::PM, 0x54)]);
+        let config = {
+            let mut config = config;
+            config[0x54] = capability::VPD;
+            config[0x82] = 2;
+            config
+        };
+        assert_eq!(
+            capabilities(&config),
+            [
+                Capability { id: capability::PCIE, offset: 0x80, len: 0x3c },
+                // Eight bytes by the book, but the next capability starts after four.
+                Capability { id: capability::PM, offset: 0x50, len: 4 },
+                Capability { id: capability::VPD, offset: 0x54, len: 8 },
+            ]
+        );
+    }
+
+    #[test]
+    fn list_without_the_status_bit_is_empty() {
+        let mut config = config(0x40, &[(0x40, capability::PM, 0)]);
+        config[usize::from(regs::STATUS)] = 0;
+        assert_eq!(capabilities(&config), []);
+    }
+
+    #[test]
+    fn cycle_ends_the_walk() {
+        let config = config(0x40, &[(0x40, 1, 0x50), (0x50, 5, 0x40)]);
+        assert_eq!(offsets(&config), [0x40, 0x50]);
+    }
+
+    #[test]
+    fn pointer_into_the_header_ends_the_walk() {
+        assert_eq!(offsets(&config(0x40, &[(0x40, 1, 0x10)])), [0x40]);
+        assert_eq!(offsets(&config(0x3c, &[])), [0; 0]);
+    }
+
+    #[test]
+    fn unaligned_pointer_loses_its_low_bits() {
+        assert_eq!(offsets(&config(0x43, &[(0x40, 1, 0x52), (0x50, 5, 0)])), [0x40, 0x50]);
+    }
+
+    #[test]
+    fn pointer_past_the_bytes_ends_the_walk() {
+        let config = config(0x40, &[(0x40, 1, 0xf0)]);
+        assert_eq!(offsets(&config[..0x80]), [0x40]);
+    }
+
+    #[test]
+    fn absent_capability_ends_the_walk() {
+        assert_eq!(offsets(&config(0x40, &[(0x40, 1, 0x60), (0x60, 0xff, 0xff)])), [0x40]);
+    }
+
+    #[test]
+    fn extended_list_reaches_to_the_next_start() {
+        let config = extended_config(&[
+            (0x100, extended::AER, 0x200),
+            (0x200, extended::SRIOV, 0x150),
+            (0x150, extended::ATS, 0),
+        ]);
+        let found: Vec<_> =
+            extended_capabilities(&config).iter().map(|c| (c.id, c.offset, c.len)).collect();
+        assert_eq!(
+            found,
+            [
+                (extended::AER, 0x100, 0x50),
+                (extended::SRIOV, 0x200, 0xe00),
+                (extended::ATS, 0x150, 0xb0)
+            ]
+        );
+    }
+
+    #[test]
+    fn extended_cycle_and_pointer_into_the_header_end_the_walk() {
+        let cycle = extended_config(&[(0x100, 1, 0x140), (0x140, 3, 0x100)]);
+        assert_eq!(extended_capabilities(&cycle).len(), 2);
+        let header = extended_config(&[(0x100, 1, 0x040)]);
+        assert_eq!(extended_capabilities(&header).len(), 1);
+    }
+
+    #[test]
+    fn extended_list_of_absent_space_is_empty() {
+        assert_eq!(extended_capabilities(&[0xff; 4096]), []);
+        assert_eq!(extended_capabilities(&[0; 4096]), []);
+        assert_eq!(extended_capabilities(&[1; 256]), []);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_bounded_disjoint_capabilities(
+            config in proptest::collection::vec(any::<u8>(), 0..=4096),
+        ) {
+            let mut spans: Vec<(u16, u16)> =
+                capabilities(&config).iter().map(|c| (c.offset, c.len)).collect();
+            spans.extend(extended_capabilities(&config).iter().map(|c| (c.offset, c.len)));
+            spans.sort_unstable();
+            for pair in spans.windows(2) {
+                prop_assert!(pair[0].0 + pair[0].1 <= pair[1].0);
+            }
+            if let Some(&(offset, len)) = spans.last() {
+                prop_assert!(usize::from(offset + len) <= config.len());
+            }
+        }
+    }
+}
