@@ -7,4 +7,5 @@ pub mod failure;
 pub mod host;
 pub mod nearest;
 pub mod range;
+pub mod size;
 pub mod window;

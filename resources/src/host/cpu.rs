@@ -86,13 +86,20 @@ pub fn cpu(sysroot: &Sysroot) -> Result<Option<Cpu>, SysError> {
         },
         model: values("model name").next().map(str::to_owned),
         flags,
-        physical_bits: values("address sizes").next().and_then(physical_bits),
+        physical_bits: values("address sizes").next().and_then(parse_physical_bits),
         online: u32::try_from(values("processor").count()).unwrap_or(u32::MAX),
     }))
 }
 
+/// Physical-address bits of the host, 36..=57; 36, the fewest of any x86-64 CPU with VT-x or AMD-V, when the
+/// host does not say.
+pub fn physical_bits(sysroot: &Sysroot) -> u8 {
+    let said = cpu(sysroot).ok().flatten().and_then(|cpu| cpu.physical_bits);
+    said.unwrap_or(36).clamp(36, 57)
+}
+
 /// "46 bits physical, 48 bits virtual".
-fn physical_bits(text: &str) -> Option<u8> {
+fn parse_physical_bits(text: &str) -> Option<u8> {
     let (bits, _) = text.split_once(" bits physical")?;
     bits.parse().ok().filter(|bits| (32..=57).contains(bits))
 }
@@ -159,9 +166,17 @@ mod tests {
 
     #[test]
     fn physical_bits_out_of_range_are_not_believed() {
-        assert_eq!(physical_bits("39 bits physical, 48 bits virtual"), Some(39));
-        assert_eq!(physical_bits("255 bits physical, 48 bits virtual"), None);
-        assert_eq!(physical_bits("many"), None);
+        assert_eq!(parse_physical_bits("39 bits physical, 48 bits virtual"), Some(39));
+        assert_eq!(parse_physical_bits("255 bits physical, 48 bits virtual"), None);
+        assert_eq!(parse_physical_bits("many"), None);
+    }
+
+    #[test]
+    fn physical_bits_unknown_are_the_fewest() {
+        let tree = Tree::new();
+        assert_eq!(physical_bits(&tree.sysroot()), 36);
+        tree.host_basics();
+        assert_eq!(physical_bits(&tree.sysroot()), 46);
     }
 
     #[test]

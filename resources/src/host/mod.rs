@@ -1,7 +1,12 @@
-//! The Linux host, read through a [`sysroot::Sysroot`] and never changed.
+//! The Linux host, read through a [`Sysroot`] and never changed.
 
 pub mod cpu;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod holders;
+pub mod iommu;
+pub mod memory;
 pub mod pci;
 pub mod sysroot;
+
+pub use sysroot::Sysroot;

@@ -1,0 +1,470 @@
+//! The host's IOMMU: is it on, why not, who shares a group, what it can address.
+//!
+//! Intel VT-d 4.1, 11.4.2 (capability register) and 11.4.3 (extended capability register); AMD IOMMU 3.08,
+//! 3.4.1 (extended feature register); Documentation/ABI/testing/sysfs-kernel-iommu_groups.
+
+use super::{
+    cpu::{self, Vendor},
+    pci::{self, HostFunction},
+    sysroot::{SysError, Sysroot},
+};
+use crate::{bdf::Bdf, range::AddressRange};
+
+/// Where the kernel shows the groups.
+pub const GROUPS: &str = "/sys/kernel/iommu_groups";
+
+const UNITS: &str = "/sys/class/iommu";
+const TABLES: &str = "/sys/firmware/acpi/tables";
+
+/// Is the IOMMU on?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// There are groups.
+    On,
+    /// There are none.
+    Off(WhyOff),
+}
+
+/// Why there are no IOMMU groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhyOff {
+    /// The firmware describes no IOMMU: switched off in its setup, or the machine has none.
+    Firmware,
+    /// The same, but this host is itself a guest.
+    Guest,
+    /// The firmware describes one and the kernel was not asked to use it.
+    ArgumentMissing,
+    /// A kernel argument, this one, turns it off.
+    ArgumentOff(String),
+    /// Firmware and arguments are right; the kernel log says what went wrong.
+    Refused,
+}
+
+/// Looks for groups and, without any, for the reason.
+pub fn state(sysroot: &Sysroot) -> Result<State, SysError> {
+    if !sysroot.list_if_present(GROUPS)?.is_empty() {
+        return Ok(State::On);
+    }
+    let cmdline = sysroot.read_if_present("/proc/cmdline")?.unwrap_or_default();
+    let (intel, amd) = (has_table(sysroot, "DMAR"), has_table(sysroot, "IVRS"));
+    Ok(State::Off(if let Some(argument) = switched_off(&cmdline) {
+        WhyOff::ArgumentOff(argument.to_owned())
+    } else if !intel && !amd {
+        match cpu::cpu(sysroot)? {
+            Some(cpu) if cpu.is_guest() => WhyOff::Guest,
+            _ => WhyOff::Firmware,
+        }
+    } else if intel && !argument_words(&cmdline, "intel_iommu").any(|word| word == "on") {
+        WhyOff::ArgumentMissing
+    } else {
+        WhyOff::Refused
+    }))
+}
+
+/// The maker of the platform's IOMMU: by its ACPI table, else by the CPU.
+pub fn vendor(sysroot: &Sysroot) -> Result<Vendor, SysError> {
+    if has_table(sysroot, "DMAR") {
+        return Ok(Vendor::Intel);
+    }
+    if has_table(sysroot, "IVRS") {
+        return Ok(Vendor::Amd);
+    }
+    Ok(cpu::cpu(sysroot)?.map_or(Vendor::Other, |cpu| cpu.vendor))
+}
+
+fn has_table(sysroot: &Sysroot, name: &str) -> bool {
+    sysroot.exists(&format!("{TABLES}/{name}"))
+}
+
+/// `intel_iommu=on,sm_on` gives "on" and "sm_on".
+fn argument_words<'a>(cmdline: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    cmdline
+        .split_whitespace()
+        .filter_map(|argument| argument.split_once('='))
+        .filter(move |(key, _)| *key == name)
+        .flat_map(|(_, value)| value.split(','))
+}
+
+fn switched_off(cmdline: &str) -> Option<&'static str> {
+    ["intel_iommu", "amd_iommu", "iommu"]
+        .into_iter()
+        .zip(["intel_iommu=off", "amd_iommu=off", "iommu=off"])
+        .find(|(name, _)| argument_words(cmdline, name).any(|word| word == "off"))
+        .map(|(_, argument)| argument)
+}
+
+/// Does the platform keep a device's interrupts apart from other guests'? `None` when sysfs does not tell (AMD).
+pub fn has_interrupt_remapping(sysroot: &Sysroot) -> Result<Option<bool>, SysError> {
+    /// Extended capability, bit 3: interrupt remapping.
+    const IR: u64 = 1 << 3;
+    let cmdline = sysroot.read_if_present("/proc/cmdline")?.unwrap_or_default();
+    if argument_words(&cmdline, "intremap").any(|word| word == "off") {
+        return Ok(Some(false));
+    }
+    let mut known = None;
+    for unit in sysroot.list_if_present(UNITS)? {
+        // The kernel uses it only when every unit has it.
+        if let Some(ecap) = intel_register(sysroot, &unit, "ecap")? {
+            known = Some(known.unwrap_or(true) && ecap & IR != 0);
+        }
+    }
+    Ok(known)
+}
+
+/// Was VFIO told to do without interrupt remapping?
+pub fn allows_unsafe_interrupts(sysroot: &Sysroot) -> Result<bool, SysError> {
+    let path = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+    Ok(sysroot.read_if_present(path)?.is_some_and(|value| value == "Y" || value == "1"))
+}
+
+/// The functions of a group, by ascending address; members that are no PCI functions are left out.
+pub fn members(sysroot: &Sysroot, group: u32) -> Result<Vec<HostFunction>, SysError> {
+    let mut functions = Vec::new();
+    for bdf in member_addresses(sysroot, group)? {
+        functions.extend(pci::find(sysroot, bdf)?);
+    }
+    Ok(functions)
+}
+
+fn member_addresses(sysroot: &Sysroot, group: u32) -> Result<Vec<Bdf>, SysError> {
+    let names = sysroot.list_if_present(&format!("{GROUPS}/{group}/devices"))?;
+    let mut addresses: Vec<Bdf> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    addresses.sort();
+    Ok(addresses)
+}
+
+/// Why a piece of a group's address space is not the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReservedKind {
+    /// Firmware wants it mapped one to one (RMRR): the group cannot be given away.
+    Direct,
+    /// The same, but only until a driver takes the device: can be given away, and used.
+    DirectRelaxable,
+    /// Never translated, or hardware of the host behind it.
+    Reserved,
+    /// Interrupt messages.
+    Msi,
+}
+
+/// One line of `reserved_regions`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReservedRegion {
+    /// Where.
+    pub range: AddressRange,
+    /// Why.
+    pub kind: ReservedKind,
+}
+
+/// What a group's devices must not use, by ascending address.
+pub fn reserved_regions(sysroot: &Sysroot, group: u32) -> Result<Vec<ReservedRegion>, SysError> {
+    let path = format!("{GROUPS}/{group}/reserved_regions");
+    let text = sysroot.read_if_present(&path)?.unwrap_or_default();
+    text.lines()
+        .map(|line| reserved_region(line).ok_or_else(|| SysError::nonsense(&path, line)))
+        .collect()
+}
+
+/// "0x00000000fee00000 0x00000000feefffff msi".
+fn reserved_region(line: &str) -> Option<ReservedRegion> {
+    let mut words = line.split_whitespace();
+    let mut address = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+    let range = AddressRange::inclusive(address()?, address()?)?;
+    let kind = match words.next()? {
+        "direct" => ReservedKind::Direct,
+        "direct-relaxable" => ReservedKind::DirectRelaxable,
+        "msi" => ReservedKind::Msi,
+        // A kind that a later kernel invents is kept away from, too.
+        _ => ReservedKind::Reserved,
+    };
+    Some(ReservedRegion { range, kind })
+}
+
+/// What the address plan must respect, known from sysfs before VFIO can be asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DmaConstraints {
+    /// What every group's IOMMU can address; empty without groups.
+    pub iova: Vec<AddressRange>,
+    /// What must hold neither RAM nor a BAR, by ascending address.
+    pub reserved: Vec<AddressRange>,
+}
+
+/// The x86 interrupt message window; no IOMMU translates it (Intel SDM 3A, 11.11.1).
+const MSI_WINDOW: (u64, u64) = (0xfee0_0000, 0xfeef_ffff);
+
+/// The constraints of all these groups together.
+pub fn dma_constraints(sysroot: &Sysroot, groups: &[u32]) -> Result<DmaConstraints, SysError> {
+    let mut bits = None;
+    let mut reserved: Vec<AddressRange> =
+        AddressRange::inclusive(MSI_WINDOW.0, MSI_WINDOW.1).into_iter().collect();
+    for group in groups {
+        let width = group_width(sysroot, *group)?;
+        bits = Some(bits.map_or(width, |bits: u32| bits.min(width)));
+        for region in reserved_regions(sysroot, *group)? {
+            // VFIO lifts relaxable ones when it takes the device.
+            if region.kind != ReservedKind::DirectRelaxable {
+                reserved.push(region.range);
+            }
+        }
+    }
+    let Some(bits) = bits else { return Ok(DmaConstraints::default()) };
+    let last = u64::MAX >> (64 - bits.clamp(1, 64));
+    let everything = AddressRange::inclusive(0, last);
+    let reserved = merge(reserved);
+    let iova = everything.map(|all| all.subtract_all(reserved.iter().copied())).unwrap_or_default();
+    Ok(DmaConstraints { iova, reserved })
+}
+
+/// Sorted, overlapping ones joined.
+fn merge(mut ranges: Vec<AddressRange>) -> Vec<AddressRange> {
+    ranges.sort();
+    let mut merged: Vec<AddressRange> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if last.overlaps(range) => {
+                let end = last.last().max(range.last());
+                *last = AddressRange::inclusive(last.first(), end).unwrap_or(*last);
+            }
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// What an IOMMU of unknown make is taken for: four levels of page tables, as all of today's have at least
+/// unless they say otherwise.
+const USUAL_WIDTH: u32 = 48;
+
+/// Address bits that the IOMMU of this group translates.
+fn group_width(sysroot: &Sysroot, group: u32) -> Result<u32, SysError> {
+    let mut width: Option<u32> = None;
+    for bdf in member_addresses(sysroot, group)? {
+        let Some(unit) = sysroot.link_name(&pci::path(bdf, "iommu"))? else { continue };
+        let bits = unit_width(sysroot, &unit)?;
+        width = Some(width.map_or(bits, |width| width.min(bits)));
+    }
+    if let Some(width) = width {
+        return Ok(width);
+    }
+    // Older kernels do not link a device to its unit: the narrowest it is.
+    for unit in sysroot.list_if_present(UNITS)? {
+        let bits = unit_width(sysroot, &unit)?;
+        width = Some(width.map_or(bits, |width| width.min(bits)));
+    }
+    Ok(width.unwrap_or(USUAL_WIDTH))
+}
+
+fn unit_width(sysroot: &Sysroot, unit: &str) -> Result<u32, SysError> {
+    if let Some(cap) = intel_register(sysroot, unit, "cap")? {
+        let ecap = intel_register(sysroot, unit, "ecap")?.unwrap_or(0);
+        return Ok(intel_width(cap, ecap));
+    }
+    let features = format!("{UNITS}/{unit}/amd-iommu/features");
+    Ok(hex_register(sysroot, &features)?.map_or(USUAL_WIDTH, amd_width))
+}
+
+fn intel_register(sysroot: &Sysroot, unit: &str, name: &str) -> Result<Option<u64>, SysError> {
+    hex_register(sysroot, &format!("{UNITS}/{unit}/intel-iommu/{name}"))
+}
+
+/// Hexadecimal without prefix on Intel; AMD joins two registers with a colon and the first is meant.
+fn hex_register(sysroot: &Sysroot, path: &str) -> Result<Option<u64>, SysError> {
+    let Some(text) = sysroot.read_if_present(path)? else { return Ok(None) };
+    let first = text.split(':').next().unwrap_or_default().trim_start_matches("0x");
+    u64::from_str_radix(first, 16).map(Some).map_err(|_| SysError::nonsense(path, &text))
+}
+
+/// The smaller of what the unit takes (MGAW, bits 21:16, less one) and what its deepest page table covers
+/// (SAGAW, bits 12:8: bit 1 is 39, bit 2 is 48, bit 3 is 57 bits).
+fn intel_width(cap: u64, ecap: u64) -> u32 {
+    /// Extended capability: scalable mode, and first-level translation in it.
+    const SCALABLE_FIRST_LEVEL: u64 = 1 << 43 | 1 << 47;
+    let guest = ((cap >> 16) & 0x3f) as u32 + 1;
+    let tables = match (cap >> 8) & 0x1f {
+        sagaw if sagaw & 1 << 3 != 0 => 57,
+        sagaw if sagaw & 1 << 2 != 0 => 48,
+        sagaw if sagaw & 1 << 1 != 0 => 39,
+        _ => USUAL_WIDTH,
+    };
+    // First-level addresses are canonical like a CPU's, and Linux keeps to their lower half. Whether it uses
+    // the first level is not readable, so the smaller half is promised.
+    let sign = u32::from(ecap & SCALABLE_FIRST_LEVEL == SCALABLE_FIRST_LEVEL);
+    guest.min(tables) - sign
+}
+
+/// HATS, bits 11:10: how many levels the host page tables may have.
+fn amd_width(features: u64) -> u32 {
+    match (features >> 10) & 3 {
+        1 => 57,
+        2 => 64,
+        _ => 48,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fixture::{Function, Tree};
+
+    fn range(first: u64, last: u64) -> AddressRange {
+        AddressRange::inclusive(first, last).unwrap()
+    }
+
+    /// A host whose IOMMU is off, with this ACPI table and command line.
+    fn off(table: Option<&str>, cmdline: &str) -> WhyOff {
+        let tree = Tree::new();
+        tree.file("/proc/cmdline", cmdline);
+        tree.file("/proc/cpuinfo", "vendor_id : GenuineIntel\nflags : lm vmx\n");
+        if let Some(table) = table {
+            tree.file(&format!("{TABLES}/{table}"), table);
+        }
+        match state(&tree.sysroot()).unwrap() {
+            State::Off(why) => why,
+            State::On => panic!("no groups, and yet on"),
+        }
+    }
+
+    #[test]
+    fn state_with_groups_is_on() {
+        assert_eq!(state(&Tree::two_cards().sysroot()).unwrap(), State::On);
+    }
+
+    #[test]
+    fn state_without_acpi_table_blames_the_firmware() {
+        assert_eq!(off(None, "quiet intel_iommu=on"), WhyOff::Firmware);
+    }
+
+    #[test]
+    fn state_without_argument_blames_the_argument_on_intel_only() {
+        assert_eq!(off(Some("DMAR"), "quiet iommu=pt"), WhyOff::ArgumentMissing);
+        assert_eq!(off(Some("DMAR"), "quiet intel_iommu=on,sm_on"), WhyOff::Refused);
+        assert_eq!(off(Some("IVRS"), "quiet"), WhyOff::Refused);
+    }
+
+    #[test]
+    fn state_switched_off_by_argument_names_it() {
+        let argument = |text: &str| WhyOff::ArgumentOff(text.to_owned());
+        assert_eq!(off(Some("DMAR"), "intel_iommu=off"), argument("intel_iommu=off"));
+        assert_eq!(off(Some("IVRS"), "amd_iommu=off"), argument("amd_iommu=off"));
+        assert_eq!(off(Some("IVRS"), "iommu=soft,off"), argument("iommu=off"));
+    }
+
+    #[test]
+    fn state_in_a_guest_says_so() {
+        let tree = Tree::new();
+        tree.file("/proc/cpuinfo", "flags : lm vmx hypervisor\n");
+        assert_eq!(state(&tree.sysroot()).unwrap(), State::Off(WhyOff::Guest));
+    }
+
+    #[test]
+    fn members_of_a_card_are_its_functions() {
+        let found = members(&Tree::two_cards().sysroot(), 31).unwrap();
+        assert_eq!(found.len(), 4);
+        assert!(found.iter().all(|member| member.group == Some(31)));
+    }
+
+    #[test]
+    fn reserved_regions_kinds_are_told_apart() {
+        let tree = Tree::new();
+        tree.file(
+            "/sys/kernel/iommu_groups/1/reserved_regions",
+            "0x0000000000000000 0x0000000000ffffff direct-relaxable\n\
+             0x00000000bb000000 0x00000000bf7fffff direct\n\
+             0x00000000fee00000 0x00000000feefffff msi\n\
+             0x000000fd00000000 0x000000ffffffffff reserved\n",
+        );
+        let regions = reserved_regions(&tree.sysroot(), 1).unwrap();
+        use ReservedKind::{Direct, DirectRelaxable, Msi, Reserved};
+        assert_eq!(
+            regions.iter().map(|r| r.kind).collect::<Vec<_>>(),
+            [DirectRelaxable, Direct, Msi, Reserved]
+        );
+        assert_eq!(regions[1].range, range(0xbb00_0000, 0xbf7f_ffff));
+    }
+
+    #[test]
+    fn reserved_regions_garbled_is_an_error() {
+        let tree = Tree::new();
+        tree.file("/sys/kernel/iommu_groups/1/reserved_regions", "0x2000 0x1000 msi\n");
+        assert!(reserved_regions(&tree.sysroot(), 1).is_err());
+    }
+
+    #[test]
+    fn dma_constraints_leave_the_interrupt_window_out_of_48_bits() {
+        let found = dma_constraints(&Tree::two_cards().sysroot(), &[31, 94]).unwrap();
+        assert_eq!(found.reserved, [range(0xfee0_0000, 0xfeef_ffff)]);
+        assert_eq!(found.iova, [range(0, 0xfedf_ffff), range(0xfef0_0000, 0xffff_ffff_ffff)]);
+    }
+
+    #[test]
+    fn dma_constraints_take_the_narrowest_unit_of_the_groups() {
+        let tree = Tree::two_cards();
+        // 39 bits: MGAW 0x26, SAGAW bit 1, as desktop parts and QEMU's aw-bits=39 have.
+        tree.file("/sys/class/iommu/dmar1/intel-iommu/cap", "260200\n");
+        tree.file("/sys/class/iommu/dmar1/intel-iommu/ecap", "8\n");
+        tree.link("/sys/bus/pci/devices/0000:3b:00.0/iommu", "../../virtual/iommu/dmar0");
+        tree.link("/sys/bus/pci/devices/0000:d8:00.0/iommu", "../../virtual/iommu/dmar1");
+        let end = |groups: &[u32]| {
+            dma_constraints(&tree.sysroot(), groups).unwrap().iova.last().unwrap().last()
+        };
+        assert_eq!(end(&[31]), (1 << 48) - 1);
+        assert_eq!(end(&[31, 94]), (1 << 39) - 1);
+    }
+
+    #[test]
+    fn dma_constraints_on_amd_keep_the_hypertransport_hole() {
+        let tree = Tree::new();
+        tree.function(&Function { group: Some(5), ..Function::default() });
+        tree.file("/sys/class/iommu/ivhd0/amd-iommu/features", "25bf732fa2295afe:1d\n");
+        tree.file(
+            "/sys/kernel/iommu_groups/5/reserved_regions",
+            "0xfee00000 0xfeefffff msi\n0xfd00000000 0xffffffffff reserved\n",
+        );
+        let found = dma_constraints(&tree.sysroot(), &[5]).unwrap();
+        assert!(found.reserved.contains(&range(0xfd_0000_0000, 0xff_ffff_ffff)));
+        assert!(found.iova.contains(&range(0xfef0_0000, 0xfc_ffff_ffff)));
+    }
+
+    #[test]
+    fn dma_constraints_may_use_relaxable_regions() {
+        let tree = Tree::two_cards();
+        tree.file(
+            "/sys/kernel/iommu_groups/31/reserved_regions",
+            "0x0 0xffffff direct-relaxable\n",
+        );
+        let found = dma_constraints(&tree.sysroot(), &[31]).unwrap();
+        assert_eq!(found.iova[0].first(), 0);
+    }
+
+    #[test]
+    fn dma_constraints_without_groups_are_none() {
+        let found = dma_constraints(&Tree::new().sysroot(), &[]).unwrap();
+        assert_eq!(found, DmaConstraints::default());
+    }
+
+    #[test]
+    fn width_of_intel_units() {
+        assert_eq!(intel_width(0x8d2_078c_106f_0466, 0xf0_20df), 48);
+        assert_eq!(intel_width(0x26_0200, 8), 39);
+        // A five-level scalable unit: MGAW 57, first level possible, so one bit less.
+        assert_eq!(intel_width(0x38_0c00, 1 << 43 | 1 << 47), 56);
+    }
+
+    #[test]
+    fn interrupt_remapping_needs_every_unit_and_no_argument_against_it() {
+        let tree = Tree::two_cards();
+        let has = || has_interrupt_remapping(&tree.sysroot()).unwrap();
+        assert_eq!(has(), Some(true));
+        tree.file("/sys/class/iommu/dmar1/intel-iommu/ecap", "7\n");
+        assert_eq!(has(), Some(false));
+        tree.file("/sys/class/iommu/dmar1/intel-iommu/ecap", "f\n");
+        tree.file("/proc/cmdline", "intremap=off");
+        assert_eq!(has(), Some(false));
+        assert_eq!(has_interrupt_remapping(&Tree::new().sysroot()).unwrap(), None);
+    }
+
+    #[test]
+    fn merge_joins_what_overlaps_and_sorts() {
+        let merged = merge(vec![range(10, 19), range(0, 4), range(15, 30), range(16, 17)]);
+        assert_eq!(merged, [range(0, 4), range(10, 30)]);
+    }
+}
