@@ -5,6 +5,7 @@ pub mod bdf;
 pub mod codes;
 pub mod failure;
 pub mod host;
+pub mod names;
 pub mod nearest;
 pub mod range;
 pub mod size;
