@@ -1,2 +1,43 @@
 //! strait: a KVM monitor that hands whole PCI devices to a guest.
-fn main() {}
+//!
+//! This file parses the command line, runs the command and turns its end into an exit status. The way of a device
+//! from flag to interrupt starts in `cli` and `config`, then `builder` reads as the boot order.
+
+mod cli;
+mod command;
+#[allow(dead_code, reason = "the builder reads it")]
+mod config;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use strait_resources::failure::Failure;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    report::end_on_panic(|| {});
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version; nobody reads on when standard output is gone.
+        Err(asked) if !asked.use_stderr() => {
+            return ended(report::out(&asked.render().to_string()).map(|()| 0));
+        }
+        Err(wrong) => return ended(Err(cli::misuse(&wrong))),
+    };
+    ended(match cli.command {
+        Command::Run(args) => command::run::run(*args),
+        Command::Explain(args) => command::explain::run(&args),
+    })
+}
+
+fn ended(end: Result<u8, Failure>) -> ExitCode {
+    match end {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            report::failure(&failure);
+            ExitCode::from(failure.code.exit)
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The command line: syntax only. What the words mean is `config`'s question.
+
+use std::path::PathBuf;
+
+use clap::{
+    ArgAction, Args, CommandFactory as _, Parser, Subcommand,
+    error::{ContextKind, ContextValue, Error, ErrorKind},
+};
+use strait_resources::{bdf::BdfSelector, codes, failure::Failure, nearest::nearest};
+
+const EXAMPLES: &str = "\
+Examples:
+  strait run --kernel vmlinuz --initramfs initrd.img --vfio 3b:00 --memory 16G --cpus 8
+  strait explain E1103";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  strait run --kernel vmlinuz --initramfs initrd.img --vfio 3b:00,id=gpu --memory 16G --cpus 8
+  strait run --kernel vmlinuz --vfio 0000:3b:00.0,expect=10de:1e07,rom=off --dry-run
+
+Sizes are a number and K, M, G or T, in powers of 1024. A comma inside a value is written twice.
+On a terminal, Ctrl-A x ends the guest and Ctrl-A Ctrl-A sends it one Ctrl-A.";
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  strait explain E1103
+  strait explain";
+
+/// A KVM monitor that hands whole PCI devices to a guest.
+#[derive(Debug, Parser)]
+#[command(name = "strait", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(subcommand_required = true, arg_required_else_help = false)]
+pub(crate) struct Cli {
+    /// Say more: -v what is done, -vv every detail.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a guest and stay until it ends.
+    Run(Box<RunArgs>),
+    /// Tell more about an error or a warning.
+    Explain(ExplainArgs),
+}
+
+/// `strait run`, word for word.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub(crate) struct RunArgs {
+    /// A Linux kernel: a bzImage (vmlinuz) or an ELF vmlinux.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: PathBuf,
+    /// An initial RAM file system. Also --initrd.
+    #[arg(long, alias = "initrd", value_name = "FILE")]
+    pub(crate) initramfs: Option<PathBuf>,
+    /// The kernel's command line [default: console=ttyS0, or nothing with --serial none].
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) cmdline: Option<String>,
+    /// Virtual CPUs, 1 to 255.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) cpus: String,
+    /// Guest RAM; hugepages=2M or hugepages=1G takes it from the host's pool of huge pages.
+    #[arg(long, value_name = "SIZE[,hugepages=2M|1G]", default_value = "512M")]
+    pub(crate) memory: String,
+    /// A PCI device for the guest; repeat it for more.
+    ///
+    /// SPEC is an address (3b:00.0 one function, 3b:00 every function of the slot) or a path in /sys, then any of:
+    /// id=NAME a name for it; guest-address=BB:00[.F] its place in the guest; rom=on|off|FILE its expansion ROM;
+    /// expect=VVVV:DDDD refuse another device than this.
+    #[arg(long, value_name = "SPEC", verbatim_doc_comment)]
+    pub(crate) vfio: Vec<String>,
+    /// DMA between passed devices; auto: when there are two or more.
+    #[arg(long, value_name = "auto|on|off")]
+    pub(crate) p2p: Option<String>,
+    /// How the guest sees its CPUs.
+    ///
+    /// hide=kvm hides KVM's CPUID leaf, hide=all the hypervisor bit too; hv-vendor=XXXXXXXXXXXX sets the vendor
+    /// of the hypervisor leaf; threads=N threads per core; cores=N cores per package.
+    #[arg(long, value_name = "KEY=VALUE,...", verbatim_doc_comment)]
+    pub(crate) cpu: Vec<String>,
+    /// Where the first serial port goes: stdio, none, file=PATH or socket=PATH [default: stdio].
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) serial: Option<String>,
+    /// Exact size of the 32-bit window for BARs [default: as needed].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) mmio32: Option<String>,
+    /// Exact size of the 64-bit window for BARs [default: as needed].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) mmio64: Option<String>,
+    /// Which entry point of the kernel to use [default: auto].
+    #[arg(long, value_name = "auto|pvh|bzimage")]
+    pub(crate) boot: Option<String>,
+    /// Print the machine and touch nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `strait explain`, word for word.
+#[derive(Debug, Args)]
+#[command(after_help = EXPLAIN_EXAMPLES)]
+pub(crate) struct ExplainArgs {
+    /// A code, as error[E1103] shows it; without one, all are listed.
+    pub(crate) code: Option<String>,
+    /// Print docs/errors.md.
+    #[arg(long, hide = true, conflicts_with = "code")]
+    pub(crate) markdown: bool,
+}
+
+/// What the parser refuses, in our words.
+pub(crate) fn misuse(error: &Error) -> Failure {
+    let said = |kind: ContextKind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        _ => None,
+    };
+    let what = said(ContextKind::InvalidArg).unwrap_or_default();
+    let (cause, fix) = match error.kind() {
+        ErrorKind::UnknownArgument => {
+            let flag = what.starts_with('-');
+            let cause = format!("there is no {} '{what}'", if flag { "flag" } else { "argument" });
+            let fix = match said(ContextKind::SuggestedArg).or_else(|| near_flag(&what)) {
+                Some(near) => Some(format!("did you mean {near}?")),
+                None if what.parse::<BdfSelector>().is_ok() => {
+                    Some(format!("did you mean --vfio {what}?"))
+                }
+                None => None,
+            };
+            (cause, fix)
+        }
+        ErrorKind::InvalidSubcommand => {
+            let what = said(ContextKind::InvalidSubcommand).unwrap_or_default();
+            let near = said(ContextKind::SuggestedSubcommand).or_else(|| near_command(&what));
+            let fix = near.map(|near| format!("did you mean strait {near}?"));
+            (format!("there is no command '{what}'"), fix)
+        }
+        ErrorKind::MissingSubcommand => ("no command was given".to_owned(), None),
+        ErrorKind::MissingRequiredArgument => (format!("{what} is missing"), None),
+        ErrorKind::InvalidValue if said(ContextKind::InvalidValue).is_none_or(|v| v.is_empty()) => {
+            (format!("{what} lacks its value"), None)
+        }
+        ErrorKind::TooManyValues => {
+            let value = said(ContextKind::InvalidValue).unwrap_or_default();
+            (format!("{what} takes no value, but has '{value}'"), None)
+        }
+        ErrorKind::ArgumentConflict => {
+            let cause = match said(ContextKind::PriorArg) {
+                Some(prior) if prior != what => format!("{what} and {prior} exclude each other"),
+                _ => format!("{what} comes twice"),
+            };
+            (cause, Some("keep one of them".to_owned()))
+        }
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            (line.trim_start_matches("error: ").to_owned(), None)
+        }
+    };
+    let fix = fix.unwrap_or_else(|| {
+        "strait --help, or strait COMMAND --help, tells what there is".to_owned()
+    });
+    Failure::new(&codes::E2001, cause, fix)
+}
+
+/// The parser's own suggestions miss swapped letters in short words.
+fn near_command(wanted: &str) -> Option<String> {
+    let cli = Cli::command();
+    nearest(wanted, cli.get_subcommands().map(|command| command.get_name())).map(str::to_owned)
+}
+
+fn near_flag(wanted: &str) -> Option<String> {
+    let cli = Cli::command();
+    let flags = cli.get_subcommands().flat_map(|command| command.get_arguments());
+    let names: Vec<String> =
+        flags.filter_map(|flag| flag.get_long()).map(|name| format!("--{name}")).collect();
+    nearest(wanted, names.iter().map(String::as_str)).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(line: &str) -> Failure {
+        let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();
+        assert!(error.use_stderr(), "{line}: {error}");
+        misuse(&error)
+    }
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn misuse_says_which_word_and_what_instead() {
+        for (line, cause, fix) in [
+            ("strait", "no command was given", "strait --help"),
+            ("strait rnu", "there is no command 'rnu'", "strait run?"),
+            ("strait --verson", "there is no flag '--verson'", "--version?"),
+            ("strait run", "--kernel <FILE> is missing", "--help"),
+            (
+                "strait run --kernel k --vfo 3b:00",
+                "there is no flag '--vfo'",
+                "did you mean --vfio?",
+            ),
+            ("strait run --kernal k", "there is no flag '--kernal'", "did you mean --kernel?"),
+            ("strait run --kernel k --cups 2", "there is no flag '--cups'", "did you mean --cpus?"),
+            ("strait frobnicate", "there is no command 'frobnicate'", "--help"),
+            ("strait run --kernel k --frobnicate", "there is no flag '--frobnicate'", "--help"),
+            (
+                "strait run --kernel k 3b:00.0",
+                "no argument '3b:00.0'",
+                "did you mean --vfio 3b:00.0?",
+            ),
+            ("strait run --kernel", "--kernel <FILE> lacks its value", "--help"),
+            ("strait run --kernel k --cpus", "--cpus <N> lacks its value", "--help"),
+            ("strait run --kernel k --kernel l", "--kernel <FILE> comes twice", "keep one"),
+            (
+                "strait run --kernel k --dry-run=yes",
+                "--dry-run takes no value, but has 'yes'",
+                "--help",
+            ),
+            ("strait explain E1001 --markdown", "exclude each other", "keep one"),
+        ] {
+            let failure = refused(line);
+            assert_eq!((failure.code.id, failure.code.exit), ("E2001", 2), "{line}");
+            assert!(failure.cause.contains(cause), "{line}: {}", failure.cause);
+            assert!(failure.fix.contains(fix), "{line}: {}", failure.fix);
+        }
+    }
+
+    #[test]
+    fn help_of_every_command_ends_with_two_examples_that_parse() {
+        let mut cli = Cli::command();
+        cli.build();
+        let mut commands: Vec<_> =
+            cli.get_subcommands().filter(|command| command.get_name() != "help").cloned().collect();
+        commands.push(cli);
+        for mut command in commands {
+            let help = command.render_long_help().to_string();
+            let (_, after) = help.split_once("Examples:\n").expect("no examples");
+            let examples: Vec<_> =
+                after.lines().take_while(|line| line.starts_with("  ")).collect();
+            assert_eq!(examples.len(), 2, "{help}");
+            for example in examples {
+                Cli::try_parse_from(example.split_whitespace()).expect(example);
+            }
+        }
+    }
+
+    #[test]
+    fn help_fits_a_hundred_columns() {
+        let mut cli = Cli::command().term_width(100);
+        cli.build();
+        for command in cli.get_subcommands_mut() {
+            for line in command.render_long_help().to_string().lines() {
+                assert!(line.chars().count() <= 100, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn initrd_is_another_name_of_initramfs() {
+        let cli = Cli::try_parse_from("strait run --kernel k --initrd i".split(' ')).unwrap();
+        let Command::Run(args) = cli.command else { panic!("not run") };
+        assert_eq!(args.initramfs, Some("i".into()));
+    }
+}

@@ -1,0 +1,145 @@
+//! `strait explain`: the long form of a code.
+
+use std::fmt::Write as _;
+
+use strait_resources::{
+    codes,
+    failure::{CODES, Code, Failure},
+    nearest::nearest,
+};
+
+use crate::{cli::ExplainArgs, report};
+
+/// One code, all of them in a list, or all of them as the page `docs/errors.md`.
+pub(crate) fn run(args: &ExplainArgs) -> Result<u8, Failure> {
+    let text = match &args.code {
+        Some(code) => one(find(code)?),
+        None if args.markdown => markdown(),
+        None => list(),
+    };
+    report::out(&text)?;
+    Ok(0)
+}
+
+/// Takes `E1103`, `e1103`, `1103` and what a terminal shows: `error[E1103]`.
+fn find(text: &str) -> Result<&'static Code, Failure> {
+    let inner = text.split_once('[').map_or(text, |(_, rest)| rest.trim_end_matches([']', ':']));
+    let id = match inner.as_bytes().first() {
+        Some(b'0'..=b'9') => format!("E{inner}"),
+        _ => inner.to_ascii_uppercase(),
+    };
+    CODES.iter().copied().find(|code| code.id == id).ok_or_else(|| {
+        let fix = match nearest(&id, CODES.iter().map(|code| code.id)) {
+            Some(near) => format!("did you mean {near}? strait explain lists all of them"),
+            None => "strait explain lists all of them".to_owned(),
+        };
+        Failure::new(&codes::E2003, format!("there is no code '{text}'"), fix)
+    })
+}
+
+fn one(code: &Code) -> String {
+    let mut text = format!("{}: {}\n", code.id, code.title);
+    let _ = match code.exit {
+        0 => writeln!(text, "A warning: strait goes on."),
+        exit => writeln!(text, "An error: strait ends with status {exit}."),
+    };
+    if !code.explain.trim().is_empty() {
+        let _ = write!(text, "\n{}\n", code.explain.trim());
+    }
+    text
+}
+
+fn list() -> String {
+    let mut text = String::new();
+    for (exit, meaning) in GROUPS {
+        let _ = match exit {
+            0 => writeln!(text, "{meaning}"),
+            _ => writeln!(text, "{meaning} (exit status {exit})"),
+        };
+        for code in CODES.iter().filter(|code| code.exit == *exit) {
+            let _ = writeln!(text, "  {}  {}", code.id, code.title);
+        }
+        text.push('\n');
+    }
+    text.push_str("strait explain CODE tells more about one.\n");
+    text
+}
+
+/// The exit statuses and what they have in common, in the order of a run.
+const GROUPS: &[(u8, &str)] = &[
+    (2, "What was asked for"),
+    (3, "The host is not ready"),
+    (4, "The device or its group"),
+    (5, "Addresses for BARs"),
+    (6, "Memory and DMA"),
+    (7, "Reset"),
+    (8, "The guest or the machine died"),
+    (9, "strait itself"),
+    (0, "Warnings: strait goes on"),
+];
+
+fn markdown() -> String {
+    let mut page = String::from(
+        "# Errors and warnings\n\n\
+         Made from `resources/src/codes.rs`; `STRAIT_BLESS=1 cargo test -p strait errors_page` writes it anew.\n\
+         `strait explain CODE` prints the same. The exit status tells the kind.\n",
+    );
+    for (exit, meaning) in GROUPS {
+        let _ = match exit {
+            0 => write!(page, "\n## {meaning}\n"),
+            _ => write!(page, "\n## {meaning}: exit status {exit}\n"),
+        };
+        for code in CODES.iter().filter(|code| code.exit == *exit) {
+            let _ = write!(page, "\n### {}: {}\n", code.id, code.title);
+            if !code.explain.trim().is_empty() {
+                // The text is laid out for a terminal: keep its lines.
+                let _ = write!(page, "\n```text\n{}\n```\n", code.explain.trim());
+            }
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn find_takes_a_code_in_every_dress() {
+        for text in ["E1103", "e1103", "1103", "error[E1103]", "error[E1103]:", "[E1103]"] {
+            assert_eq!(find(text).unwrap().id, "E1103", "{text}");
+        }
+    }
+
+    #[test]
+    fn find_unknown_code_suggests_a_near_one() {
+        let failure = find("E1193").unwrap_err();
+        assert_eq!((failure.code.id, failure.code.exit), ("E2003", 2));
+        assert!(failure.fix.contains("E1103"), "{}", failure.fix);
+        for text in ["", "[", "banana", "]", "ü"] {
+            assert_eq!(find(text).unwrap_err().code.id, "E2003", "{text}");
+        }
+    }
+
+    #[test]
+    fn explanation_of_a_group_names_title_and_status() {
+        let text = one(&codes::E1103);
+        assert!(text.starts_with("E1103: the IOMMU group is not viable\n"), "{text}");
+        assert!(text.contains("status 4"), "{text}");
+        assert!(text.contains(codes::E1103.explain.trim()), "{text}");
+        assert!(one(&codes::E1305).contains("A warning"));
+    }
+
+    #[test]
+    fn list_has_every_code_once() {
+        let text = list();
+        for code in CODES {
+            assert_eq!(
+                text.matches(&format!("  {}  {}\n", code.id, code.title)).count(),
+                1,
+                "{}",
+                code.id
+            );
+        }
+    }
+}

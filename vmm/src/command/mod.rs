@@ -1,0 +1,4 @@
+//! What `strait` does, one file a command. Each returns the exit status or why it refused.
+
+pub(crate) mod explain;
+pub(crate) mod run;

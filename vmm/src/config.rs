@@ -1,0 +1,279 @@
+//! What a machine shall be: meaning, after `cli` took care of the syntax.
+//!
+//! Strings die here. A [`RunConfig`] says nothing impossible by itself; what the host thinks of it is another
+//! question, asked later (`strait_resources::host::check`). The types know nothing of the command line, so that a
+//! configuration file can fill them too. The only thing touched is the files named: a missing kernel is told
+//! before the host is looked at.
+
+mod cpu;
+mod files;
+mod list;
+mod memory;
+mod size;
+mod vfio;
+
+#[cfg(test)]
+mod tests;
+
+use std::{num::NonZeroU8, path::PathBuf};
+
+use strait_resources::{bdf::BdfSelector, codes, failure::Failure};
+
+use crate::cli::RunArgs;
+
+/// The kernel's command line when the user gives none and there is a serial port: the console where the user looks.
+const DEFAULT_CMDLINE: &str = "console=ttyS0";
+
+/// One machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RunConfig {
+    /// What boots.
+    pub(crate) kernel: Kernel,
+    /// Virtual CPUs.
+    pub(crate) cpu: Cpu,
+    /// Guest RAM.
+    pub(crate) memory: Memory,
+    /// Passed devices, in command-line order. No function is in two of them, no two have the same name, no two
+    /// the same guest address.
+    pub(crate) vfio: Vec<VfioConfig>,
+    /// May passed devices reach each other's BARs by DMA?
+    pub(crate) p2p: P2p,
+    /// Where the guest's COM1 goes.
+    pub(crate) serial: Serial,
+    /// Exact size of the 32-bit MMIO window in bytes, a multiple of 1 MiB below 4 GiB; `None`: as large as needed.
+    pub(crate) mmio32: Option<u64>,
+    /// Exact size of the 64-bit MMIO window in bytes, a multiple of 1 MiB; `None`: as large as needed.
+    pub(crate) mmio64: Option<u64>,
+    /// Print the machine instead of running it.
+    pub(crate) dry_run: bool,
+}
+
+/// What boots, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kernel {
+    /// A bzImage or an ELF vmlinux; was a readable file when looked at.
+    pub(crate) path: PathBuf,
+    /// Likewise.
+    pub(crate) initramfs: Option<PathBuf>,
+    /// Without the terminating NUL, and without one inside.
+    pub(crate) cmdline: String,
+    /// Which entry point.
+    pub(crate) boot: BootMode,
+}
+
+/// How the kernel is entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum BootMode {
+    /// By PVH when the kernel has that entry, else by the bzImage's 64-bit entry.
+    #[default]
+    Auto,
+    /// By PVH or not at all; a bzImage is unwrapped to its vmlinux.
+    Pvh,
+    /// By the bzImage's 64-bit entry.
+    BzImage,
+}
+
+/// Virtual CPUs. `threads_per_core * cores_per_package` divides `count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cpu {
+    /// How many, 1..=255.
+    pub(crate) count: NonZeroU8,
+    /// Hardware threads a core has; 1 unless asked otherwise.
+    pub(crate) threads_per_core: NonZeroU8,
+    /// Cores a package has; all of them unless asked otherwise.
+    pub(crate) cores_per_package: NonZeroU8,
+    /// How much of the hypervisor the guest sees.
+    pub(crate) hide: Hide,
+    /// Vendor signature of CPUID leaf 0x4000_0000: printable ASCII, padded with NUL.
+    pub(crate) hv_vendor: Option<[u8; 12]>,
+}
+
+/// How much of the hypervisor the guest does not see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Hide {
+    /// Nothing is hidden.
+    #[default]
+    No,
+    /// No KVM leaf.
+    Kvm,
+    /// No KVM leaf and no hypervisor bit.
+    All,
+}
+
+/// Guest RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// Bytes: 16 MiB at least, a multiple of 2 MiB, and of `pages`.
+    pub(crate) size: u64,
+    /// What it is made of on the host.
+    pub(crate) pages: Pages,
+}
+
+/// What guest RAM is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// Anonymous memory, transparent huge pages where the kernel has them.
+    #[default]
+    Default,
+    /// 2 MiB pages from the host's pool.
+    Huge2M,
+    /// 1 GiB pages from the host's pool.
+    Huge1G,
+}
+
+impl Pages {
+    /// What the size of the memory must be a multiple of, in bytes.
+    pub(crate) const fn granule(self) -> u64 {
+        match self {
+            Self::Default | Self::Huge2M => 2 << 20,
+            Self::Huge1G => 1 << 30,
+        }
+    }
+}
+
+/// One `--vfio`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VfioConfig {
+    /// One function or a whole slot of the host.
+    pub(crate) selector: BdfSelector,
+    /// The user's name for it: 1 to 32 letters, digits, `.`, `_`, `-`. Without one, the device at position `n` of
+    /// the command line is `vfio{n}`, and no other device has that name.
+    pub(crate) id: Option<String>,
+    /// Guest bus, 1..=255.
+    pub(crate) guest_bus: Option<u8>,
+    /// Guest function number, 0..=7; only with a `guest_bus` and only for a single host function.
+    pub(crate) guest_function: Option<u8>,
+    /// Which expansion ROM the guest sees.
+    pub(crate) rom: RomChoice,
+    /// Vendor and device ID that must be found at the address.
+    pub(crate) expect: Option<(u16, u16)>,
+}
+
+/// Which expansion ROM the guest sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum RomChoice {
+    /// The device's, if it has one.
+    #[default]
+    On,
+    /// None: no ROM BAR.
+    Off,
+    /// This file's content; was a readable file when looked at.
+    File(PathBuf),
+}
+
+/// DMA between passed devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum P2p {
+    /// When there are two or more devices.
+    #[default]
+    Auto,
+    /// Always: with one device too.
+    On,
+    /// Never.
+    Off,
+}
+
+/// Where the guest's COM1 goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Serial {
+    /// Standard input and output.
+    #[default]
+    Stdio,
+    /// Nowhere.
+    None,
+    /// Output to a file, created or truncated; no input.
+    File(PathBuf),
+    /// A Unix socket, created here, for one peer at a time.
+    Socket(PathBuf),
+}
+
+impl TryFrom<RunArgs> for RunConfig {
+    type Error = Failure;
+
+    fn try_from(args: RunArgs) -> Result<Self, Failure> {
+        let serial = match args.serial {
+            Some(text) => serial(&text)?,
+            None => Serial::default(),
+        };
+        let cmdline = args.cmdline.unwrap_or_else(|| match serial {
+            Serial::None => String::new(),
+            _ => DEFAULT_CMDLINE.to_owned(),
+        });
+        let boot = choice("--boot", args.boot.as_deref(), BOOT_MODES)?;
+        let config = Self {
+            cpu: cpu::parse(&args.cpus, &args.cpu)?,
+            memory: memory::parse(&args.memory)?,
+            vfio: vfio::parse_all(&args.vfio)?,
+            p2p: choice("--p2p", args.p2p.as_deref(), P2P_CHOICES)?,
+            serial,
+            mmio32: args
+                .mmio32
+                .map(|text| memory::window("--mmio32", &text, 1 << 32))
+                .transpose()?,
+            mmio64: args
+                .mmio64
+                .map(|text| memory::window("--mmio64", &text, 1 << 57))
+                .transpose()?,
+            dry_run: args.dry_run,
+            kernel: Kernel { path: args.kernel, initramfs: args.initramfs, cmdline, boot },
+        };
+        config.check_files()?;
+        Ok(config)
+    }
+}
+
+impl RunConfig {
+    /// Last, because it leaves the command line: every file that is named can be read.
+    fn check_files(&self) -> Result<(), Failure> {
+        files::readable("--kernel", &self.kernel.path)?;
+        if let Some(initramfs) = &self.kernel.initramfs {
+            files::readable("--initramfs", initramfs)?;
+        }
+        for device in &self.vfio {
+            if let RomChoice::File(rom) = &device.rom {
+                files::readable("--vfio rom=", rom)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const BOOT_MODES: &[(&str, BootMode)] =
+    &[("auto", BootMode::Auto), ("pvh", BootMode::Pvh), ("bzimage", BootMode::BzImage)];
+const P2P_CHOICES: &[(&str, P2p)] = &[("auto", P2p::Auto), ("on", P2p::On), ("off", P2p::Off)];
+
+/// One word of a few; the first one when the user says nothing.
+fn choice<T: Copy + Default>(
+    what: &str,
+    text: Option<&str>,
+    among: &[(&str, T)],
+) -> Result<T, Failure> {
+    let Some(text) = text else { return Ok(T::default()) };
+    let names: Vec<&str> = among.iter().map(|(name, _)| *name).collect();
+    match among.iter().find(|(name, _)| *name == text) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let fix = format!("one of: {}", names.join(", "));
+            Err(bad_value(format!("'{text}' is no value of {what}"), fix))
+        }
+    }
+}
+
+fn serial(text: &str) -> Result<Serial, Failure> {
+    let wrong = |cause: String| {
+        bad_value(cause, "write --serial stdio, none, file=PATH or socket=PATH".to_owned())
+    };
+    match text.split_once('=') {
+        None if text == "stdio" => Ok(Serial::Stdio),
+        None if text == "none" => Ok(Serial::None),
+        Some(("file" | "socket", "")) => Err(wrong(format!("--serial {text} lacks its path"))),
+        Some(("file", path)) => Ok(Serial::File(path.into())),
+        Some(("socket", path)) => Ok(Serial::Socket(path.into())),
+        _ => Err(wrong(format!("'{text}' is no value of --serial"))),
+    }
+}
+
+/// E2003.
+fn bad_value(cause: String, fix: impl Into<String>) -> Failure {
+    Failure::new(&codes::E2003, cause, fix)
+}

@@ -1,0 +1,138 @@
+//! `--cpus` and `--cpu`.
+
+use std::num::NonZeroU8;
+
+use strait_resources::failure::Failure;
+
+use super::{Cpu, Hide, bad_value, choice, list::List};
+
+const HIDE_CHOICES: &[(&str, Hide)] = &[("no", Hide::No), ("kvm", Hide::Kvm), ("all", Hide::All)];
+
+/// A count, and the `key=value` lists of every `--cpu`; a later one adds to an earlier one.
+pub(super) fn parse(count_text: &str, lists: &[String]) -> Result<Cpu, Failure> {
+    let count = number("--cpus", count_text)?;
+    let (mut threads, mut cores) = (None, None);
+    let (mut hide, mut hv_vendor) = (Hide::default(), None);
+    let text = lists.join(",");
+    let keys = ["hide", "hv-vendor", "threads", "cores"];
+    let list = match lists {
+        [] => List { word: None, pairs: Vec::new() },
+        _ => List::parse("--cpu", &text, &keys)?,
+    };
+    if let Some(word) = list.word {
+        let cause = format!("--cpu {text}: '{word}' is no key=value");
+        return Err(bad_value(cause, "the guest sees the host's CPU; to hide KVM: --cpu hide=kvm"));
+    }
+    for (key, value) in list.pairs {
+        match key {
+            "hide" => hide = choice("--cpu hide=", Some(&value), HIDE_CHOICES)?,
+            "hv-vendor" => hv_vendor = Some(vendor(&value)?),
+            "threads" => threads = Some(number("--cpu threads=", &value)?),
+            _ => cores = Some(number("--cpu cores=", &value)?),
+        }
+    }
+    let threads_per_core = threads.unwrap_or(NonZeroU8::MIN);
+    let (all, threads) = (count.get(), threads_per_core.get());
+    let cores_per_package = match cores {
+        Some(cores) => Some(cores),
+        None => all.checked_div(threads).and_then(NonZeroU8::new),
+    };
+    let whole = cores_per_package
+        .and_then(|cores| cores.get().checked_mul(threads))
+        .is_some_and(|package| all.is_multiple_of(package));
+    match cores_per_package {
+        Some(cores_per_package) if whole => {
+            Ok(Cpu { count, threads_per_core, cores_per_package, hide, hv_vendor })
+        }
+        _ => {
+            let asked = match cores {
+                Some(cores) => format!("packages of {cores} cores with {threads} threads each"),
+                None => format!("cores of {threads} threads"),
+            };
+            let cause = format!("{all} CPUs are no whole number of {asked}");
+            Err(bad_value(cause, "--cpus must be a multiple of cores times threads"))
+        }
+    }
+}
+
+fn number(what: &str, text: &str) -> Result<NonZeroU8, Failure> {
+    // `parse` alone would take a sign.
+    let number = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    number.ok_or_else(|| {
+        bad_value(format!("'{text}' is no value of {what}"), "a number from 1 to 255")
+    })
+}
+
+/// Twelve bytes fit into EBX, ECX and EDX of the leaf.
+fn vendor(text: &str) -> Result<[u8; 12], Failure> {
+    let mut signature = [0; 12];
+    let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    match signature.get_mut(..text.len()) {
+        Some(room) if printable => room.copy_from_slice(text.as_bytes()),
+        _ => {
+            let cause = format!("--cpu hv-vendor={text} does not fit into its CPUID leaf");
+            return Err(bad_value(cause, "at most 12 printable ASCII characters"));
+        }
+    }
+    Ok(signature)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cpu(count: &str, lists: &[&str]) -> Result<Cpu, Failure> {
+        parse(count, &lists.iter().map(|&list| list.to_owned()).collect::<Vec<_>>())
+    }
+
+    fn topology(count: &str, list: &[&str]) -> (u8, u8, u8) {
+        let cpu = cpu(count, list).unwrap();
+        (cpu.count.get(), cpu.cores_per_package.get(), cpu.threads_per_core.get())
+    }
+
+    #[test]
+    fn parse_topology_defaults_to_one_package_of_single_threaded_cores() {
+        assert_eq!(topology("1", &[]), (1, 1, 1));
+        assert_eq!(topology("255", &[]), (255, 255, 1));
+        assert_eq!(topology("8", &["threads=2"]), (8, 4, 2));
+        assert_eq!(topology("8", &["threads=2,cores=2"]), (8, 2, 2));
+        assert_eq!(topology("8", &["threads=2", "cores=4"]), (8, 4, 2));
+    }
+
+    #[test]
+    fn parse_hiding_and_vendor() {
+        let asked = cpu("2", &["hide=kvm,hv-vendor=GenuineIntel"]).unwrap();
+        assert_eq!((asked.hide, asked.hv_vendor), (Hide::Kvm, Some(*b"GenuineIntel")));
+        let asked = cpu("2", &["hv-vendor=a,,b c", "hide=all"]).unwrap();
+        assert_eq!((asked.hide, asked.hv_vendor), (Hide::All, Some(*b"a,b c\0\0\0\0\0\0\0")));
+        assert_eq!(cpu("2", &["hide=no"]).unwrap().hide, Hide::No);
+        assert_eq!(cpu("2", &[]).unwrap().hv_vendor, None);
+    }
+
+    #[test]
+    fn parse_refusals_name_the_value() {
+        for (count, lists, code, says) in [
+            ("0", &[][..], "E2003", "from 1 to 255"),
+            ("256", &[], "E2003", "'256'"),
+            ("+2", &[], "E2003", "'+2'"),
+            ("two", &[], "E2003", "'two'"),
+            ("", &[], "E2003", "''"),
+            ("3", &["threads=2"], "E2003", "3 CPUs are no whole number of cores of 2 threads"),
+            ("1", &["threads=2"], "E2003", "1 CPUs are no whole number"),
+            ("8", &["cores=3"], "E2003", "packages of 3 cores"),
+            ("8", &["cores=200,threads=200"], "E2003", "multiple of cores times threads"),
+            ("8", &["threads=0"], "E2003", "--cpu threads="),
+            ("8", &["hide=yes"], "E2003", "one of: no, kvm, all"),
+            ("8", &["hide=kvm", "hide=all"], "E2003", "hide= comes twice"),
+            ("8", &["hv-vendor=thirteen_char"], "E2003", "at most 12"),
+            ("8", &["hv-vendor=\u{fc}"], "E2003", "printable"),
+            ("8", &["host"], "E2003", "'host' is no key=value"),
+            ("8", &["hv_vendor=x"], "E2002", "did you mean hv-vendor=?"),
+        ] {
+            let failure = cpu(count, lists).unwrap_err();
+            assert_eq!(failure.code.id, code, "{count} {lists:?}");
+            let told = format!("{} {}", failure.cause, failure.fix);
+            assert!(told.contains(says), "{count} {lists:?}: {told}");
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! `--vfio`: which device, and how the guest sees it.
+
+use std::path::Path;
+
+use strait_resources::{
+    bdf::{Bdf, BdfSelector},
+    codes,
+    failure::Failure,
+};
+
+use super::{RomChoice, VfioConfig, bad_value, list::List};
+
+const KEYS: [&str; 6] = ["id", "guest-address", "rom", "expect", "host", "sysfs"];
+const ID_MAX: usize = 32;
+
+/// Every `--vfio` of the command line, none in another's way.
+pub(super) fn parse_all(texts: &[String]) -> Result<Vec<VfioConfig>, Failure> {
+    let devices = texts.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
+    for (position, device) in devices.iter().enumerate() {
+        for (before, earlier) in devices[..position].iter().enumerate() {
+            refuse_same_function(earlier, device)?;
+            refuse_same_name((before, earlier), (position, device))?;
+            refuse_same_guest_address(earlier, device)?;
+        }
+    }
+    refuse_bus_without_function_0(&devices)?;
+    Ok(devices)
+}
+
+/// `3b:00.0`, `3b:00`, `/sys/bus/pci/devices/0000:3b:00.0`, `host=3b:00.0` or `sysfs=/sys/...`, then keys.
+fn parse(text: &str) -> Result<VfioConfig, Failure> {
+    let list = List::parse("--vfio", text, &KEYS)?;
+    let mut selector = match list.word.as_deref() {
+        Some(path) if path.starts_with('/') => Some(from_sysfs(path)?),
+        Some(word) => Some(address(word)?),
+        None => None,
+    };
+    let (mut id, mut expect, mut rom) = (None, None, RomChoice::default());
+    let (mut guest_bus, mut guest_function) = (None, None);
+    for (key, value) in list.pairs {
+        match key {
+            "host" | "sysfs" if selector.is_some() => {
+                let cause = format!("--vfio {text}: one device is named, then another");
+                return Err(bad_value(cause, "a --vfio for each device"));
+            }
+            "host" => selector = Some(address(&value)?),
+            "sysfs" => selector = Some(from_sysfs(&value)?),
+            "id" => id = Some(name(value)?),
+            "expect" => expect = Some(ids(&value)?),
+            "rom" => {
+                rom = match value.as_str() {
+                    "on" => RomChoice::On,
+                    "off" => RomChoice::Off,
+                    _ => RomChoice::File(value.into()),
+                }
+            }
+            _ => {
+                let (bus, function) = guest_address(&value)?;
+                (guest_bus, guest_function) = (Some(bus), function);
+            }
+        }
+    }
+    let Some(selector) = selector else {
+        let cause = format!("--vfio {text} names no device");
+        return Err(bad_value(cause, "its address comes first: --vfio 3b:00.0,..."));
+    };
+    if let (BdfSelector::Slot(_), Some(function)) = (selector, guest_function) {
+        let cause =
+            format!("--vfio {text}: every function of {selector} cannot be function {function}");
+        let fix = "leave the function out of guest-address=: in a whole slot each keeps its number";
+        return Err(Failure::new(&codes::E2005, cause, fix));
+    }
+    Ok(VfioConfig { selector, id, guest_bus, guest_function, rom, expect })
+}
+
+fn address(text: &str) -> Result<BdfSelector, Failure> {
+    text.parse().map_err(|_| {
+        let cause = format!("--vfio: '{text}' is no PCI address");
+        bad_value(
+            cause,
+            "write 0000:3b:00.0, 3b:00.0, or 3b:00 for the whole slot; lspci -D lists them",
+        )
+    })
+}
+
+/// The kernel names a device's directory by its address, at `/sys/bus/pci/devices` and below `/sys/devices` alike.
+fn from_sysfs(path: &str) -> Result<BdfSelector, Failure> {
+    let directory = Path::new(path);
+    let name = directory.file_name().and_then(|name| name.to_str());
+    match name.and_then(|name| name.parse::<Bdf>().ok()) {
+        Some(bdf) if directory.starts_with("/sys") => Ok(BdfSelector::Function(bdf)),
+        _ => {
+            let cause = format!("--vfio: {path} is no PCI device in sysfs");
+            Err(bad_value(cause, "such a path looks like /sys/bus/pci/devices/0000:3b:00.0"))
+        }
+    }
+}
+
+fn name(text: String) -> Result<String, Failure> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if text.len() <= ID_MAX && text.bytes().all(allowed) {
+        return Ok(text);
+    }
+    let cause = format!("--vfio: '{text}' is no id");
+    Err(bad_value(cause, format!("at most {ID_MAX} letters, digits, '.', '_' and '-'")))
+}
+
+fn ids(text: &str) -> Result<(u16, u16), Failure> {
+    let id = |text: &str| {
+        let four = text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        four.then(|| u16::from_str_radix(text, 16).ok()).flatten()
+    };
+    let both = text.split_once(':').and_then(|(vendor, device)| id(vendor).zip(id(device)));
+    both.ok_or_else(|| {
+        let cause = format!("--vfio: expect={text} is no vendor:device");
+        bad_value(cause, "four hexadecimal digits each, as lspci -n shows them: expect=10de:1e07")
+    })
+}
+
+/// `BB:00` or `BB:00.F`. Behind a root port there is only device 0 (PCIe Base 5.0, 7.3.1).
+fn guest_address(text: &str) -> Result<(u8, Option<u8>), Failure> {
+    let refuse = |why: &str, fix: &str| {
+        let cause = format!("--vfio: guest-address={text}: {why}");
+        Err(Failure::new(&codes::E2005, cause, fix))
+    };
+    let (bdf, function) = match text.parse() {
+        Ok(BdfSelector::Function(bdf)) => (bdf, Some(bdf.function())),
+        Ok(BdfSelector::Slot(bdf)) => (bdf, None),
+        Err(_) => {
+            let cause = format!("--vfio: guest-address={text} is no PCI address");
+            return Err(bad_value(
+                cause,
+                "write bus and device, guest-address=05:00, or 05:00.1 with a function",
+            ));
+        }
+    };
+    if bdf.segment() != 0 {
+        return refuse("the guest has one PCI segment", "leave the segment out");
+    }
+    if bdf.bus() == 0 {
+        return refuse("bus 0 is the machine's own", "pick a bus from 01 to ff");
+    }
+    if bdf.device() != 0 {
+        return refuse("behind a root port there is only device 00", "write BB:00 or BB:00.F");
+    }
+    Ok((bdf.bus(), function))
+}
+
+fn refuse_same_function(earlier: &VfioConfig, device: &VfioConfig) -> Result<(), Failure> {
+    let (BdfSelector::Function(a) | BdfSelector::Slot(a)) = earlier.selector;
+    let (BdfSelector::Function(b) | BdfSelector::Slot(b)) = device.selector;
+    let same = match (earlier.selector, device.selector) {
+        (BdfSelector::Function(a), BdfSelector::Function(b)) => a == b,
+        _ => a.same_slot(b),
+    };
+    if !same {
+        return Ok(());
+    }
+    let cause = if earlier.selector == device.selector {
+        format!("{} is given by two --vfio", device.selector)
+    } else {
+        format!("{} and {} share a function", earlier.selector, device.selector)
+    };
+    Err(Failure::new(
+        &codes::E2004,
+        cause,
+        "a function has one place in the guest: keep one of them",
+    ))
+}
+
+fn refuse_same_name(
+    (before, earlier): (usize, &VfioConfig),
+    (position, device): (usize, &VfioConfig),
+) -> Result<(), Failure> {
+    let name = |position: usize, device: &VfioConfig| {
+        device.id.clone().unwrap_or_else(|| format!("vfio{position}"))
+    };
+    let id = name(position, device);
+    if name(before, earlier) != id {
+        return Ok(());
+    }
+    let cause = format!("{} and {} are both called '{id}'", earlier.selector, device.selector);
+    Err(Failure::new(&codes::E2004, cause, "give one of them another id="))
+}
+
+/// What is certain before the host is seen: two functions at one explicit place, or a whole slot that shares a bus.
+fn refuse_same_guest_address(earlier: &VfioConfig, device: &VfioConfig) -> Result<(), Failure> {
+    let (Some(bus), true) = (device.guest_bus, earlier.guest_bus == device.guest_bus) else {
+        return Ok(());
+    };
+    let slot = |device: &VfioConfig| matches!(device.selector, BdfSelector::Slot(_));
+    let place = match (earlier.guest_function, device.guest_function) {
+        (Some(a), Some(b)) if a == b => format!("{bus:02x}:00.{a}"),
+        _ if slot(earlier) || slot(device) => format!("{bus:02x}:00"),
+        _ => return Ok(()),
+    };
+    let cause =
+        format!("{} and {} both want guest address {place}", earlier.selector, device.selector);
+    let fix = "give one of them another bus, or leave guest-address= out";
+    Err(Failure::new(&codes::E2005, cause, fix))
+}
+
+/// No system looks at a device further when its function 0 is absent (PCI Local Bus 3.0, 3.2.2.3.4).
+fn refuse_bus_without_function_0(devices: &[VfioConfig]) -> Result<(), Failure> {
+    for device in devices {
+        let (Some(bus), Some(_)) = (device.guest_bus, device.guest_function) else { continue };
+        let mut on_bus = devices.iter().filter(|other| other.guest_bus == Some(bus));
+        // One that leaves its function open may still take number 0.
+        if on_bus.all(|other| other.guest_function.is_some_and(|function| function != 0)) {
+            let cause = format!(
+                "guest bus {bus:02x} gets no function 0, so the guest would find nothing there"
+            );
+            let fix = format!("give one of its functions guest-address={bus:02x}:00.0");
+            return Err(Failure::new(&codes::E2005, cause, fix));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(texts: &[&str]) -> Result<Vec<VfioConfig>, Failure> {
+        parse_all(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
+    }
+
+    fn one(text: &str) -> VfioConfig {
+        all(&[text]).unwrap().remove(0)
+    }
+
+    #[test]
+    fn parse_every_way_to_name_a_device() {
+        let function = "0000:3b:00.0".parse().unwrap();
+        for text in [
+            "0000:3b:00.0",
+            "3b:00.0",
+            "host=3b:00.0",
+            "/sys/bus/pci/devices/0000:3b:00.0",
+            "/sys/bus/pci/devices/0000:3b:00.0/",
+            "/sys/devices/pci0000:3a/0000:3a:00.0/0000:3b:00.0",
+            "sysfs=/sys/bus/pci/devices/0000:3b:00.0",
+            "id=x,host=0000:3b:00.0",
+        ] {
+            assert_eq!(one(text).selector, BdfSelector::Function(function), "{text}");
+        }
+        for text in ["3b:00", "0000:3b:00", "host=3b:00"] {
+            assert_eq!(one(text).selector, BdfSelector::Slot(function), "{text}");
+        }
+    }
+
+    #[test]
+    fn parse_without_keys_leaves_everything_open() {
+        let bare = VfioConfig {
+            selector: "3b:00.0".parse().unwrap(),
+            id: None,
+            guest_bus: None,
+            guest_function: None,
+            rom: RomChoice::On,
+            expect: None,
+        };
+        assert_eq!(one("3b:00.0"), bare);
+    }
+
+    #[test]
+    fn parse_every_key() {
+        let full = one("3b:00.1,id=gpu0,guest-address=05:00.0,rom=/roms/a,,b.rom,expect=10DE:1e07");
+        assert_eq!(full.id.as_deref(), Some("gpu0"));
+        assert_eq!((full.guest_bus, full.guest_function), (Some(5), Some(0)));
+        assert_eq!(full.rom, RomChoice::File("/roms/a,b.rom".into()));
+        assert_eq!(full.expect, Some((0x10de, 0x1e07)));
+        assert_eq!(one("3b:00,rom=off,guest-address=0000:ff:00").guest_bus, Some(0xff));
+        assert_eq!(one("3b:00,rom=off").rom, RomChoice::Off);
+        assert_eq!(one("3b:00,rom=on").rom, RomChoice::On);
+        assert_eq!(one("3b:00,rom=./on").rom, RomChoice::File("./on".into()));
+    }
+
+    #[test]
+    fn parse_refusals_name_the_word() {
+        for (text, code, says) in [
+            ("", "E2003", "no key=value"),
+            ("id=x", "E2003", "names no device"),
+            ("3b", "E2003", "'3b' is no PCI address"),
+            ("gpu", "E2003", "lspci -D"),
+            ("3b:00.8", "E2003", "'3b:00.8'"),
+            ("3b:00.0,host=3c:00.0", "E2003", "one device is named, then another"),
+            ("host=3b:00.0,sysfs=/sys/bus/pci/devices/0000:3b:00.0", "E2003", "then another"),
+            ("/sys/class/drm/card0", "E2003", "no PCI device in sysfs"),
+            ("/dev/vfio/0000:3b:00.0", "E2003", "no PCI device in sysfs"),
+            ("/sys/bus/pci/devices/0000:3b:00", "E2003", "no PCI device in sysfs"),
+            ("3b:00.0,expect=10de", "E2003", "vendor:device"),
+            ("3b:00.0,expect=10de:1e7", "E2003", "four hexadecimal digits"),
+            ("3b:00.0,expect=+0de:1e07", "E2003", "vendor:device"),
+            ("3b:00.0,id=a b", "E2003", "'a b' is no id"),
+            ("3b:00.0,id=0123456789012345678901234567890123", "E2003", "at most 32"),
+            ("3b:00.0,guest-address=5", "E2003", "is no PCI address"),
+            ("3b:00.0,guest-address=00:00", "E2005", "bus 0"),
+            ("3b:00.0,guest-address=05:01", "E2005", "only device 00"),
+            ("3b:00.0,guest-address=0001:05:00", "E2005", "one PCI segment"),
+            ("3b:00.0,guest-address=05:00.1", "E2005", "guest-address=05:00.0"),
+            ("3b:00,guest-address=05:00.0", "E2005", "each keeps its number"),
+            ("3b:00.0,guest-addr=05:00", "E2002", "did you mean guest-address=?"),
+            ("3b:00.0,romfile=x", "E2002", "rom"),
+        ] {
+            let failure = all(&[text]).unwrap_err();
+            assert_eq!(failure.code.id, code, "{text}: {}", failure.cause);
+            let told = format!("{} {}", failure.cause, failure.fix);
+            assert!(told.contains(says), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn devices_in_each_others_way_are_refused() {
+        for (texts, code, says) in [
+            (&["3b:00.0", "0000:3b:00.0,id=b"][..], "E2004", "0000:3b:00.0 is given by two --vfio"),
+            (&["3b:00", "3b:00.1"], "E2004", "0000:3b:00 and 0000:3b:00.1 share a function"),
+            (&["3b:00.1", "3b:00"], "E2004", "share a function"),
+            (&["3b:00", "3b:00"], "E2004", "two --vfio"),
+            (&["3b:00.0,id=a", "3c:00.0,id=a"], "E2004", "both called 'a'"),
+            (&["3b:00.0,id=vfio1", "3c:00.0"], "E2004", "both called 'vfio1'"),
+            (
+                &["3b:00.0,guest-address=05:00.0", "3c:00.0,guest-address=05:00.0"],
+                "E2005",
+                "both want guest address 05:00.0",
+            ),
+            (
+                &["3b:00,guest-address=05:00", "3c:00,guest-address=05:00"],
+                "E2005",
+                "both want guest address 05:00",
+            ),
+            (
+                &["3b:00.0,guest-address=05:00.2", "3b:00.1,guest-address=05:00.1"],
+                "E2005",
+                "guest bus 05 gets no function 0",
+            ),
+        ] {
+            let failure = all(texts).unwrap_err();
+            assert_eq!(failure.code.id, code, "{texts:?}: {}", failure.cause);
+            assert!(failure.cause.contains(says), "{texts:?}: {}", failure.cause);
+        }
+    }
+
+    #[test]
+    fn devices_side_by_side_are_taken_in_order() {
+        for texts in [
+            &["3b:00.0", "3b:00.1", "0001:3b:00.0"][..],
+            &["3b:00", "3c:00"],
+            &["3b:00.0,guest-address=05:00", "3b:00.1,guest-address=05:00"],
+            &["3b:00.0,guest-address=05:00.1", "3b:00.1,guest-address=05:00.0"],
+            &["3b:00.0,guest-address=05:00.1", "3c:00.0,guest-address=05:00"],
+            &["3b:00.0,id=vfio0", "3c:00.0,id=vfio7"],
+        ] {
+            let devices = all(texts).unwrap();
+            assert_eq!(devices.len(), texts.len());
+            assert_eq!(devices[0].selector, one(texts[0].split(',').next().unwrap()).selector);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What a person sees: failures, warnings, a panic's last words.
+//!
+//! Everything but a command's own output goes to standard error.
+
+use std::{
+    error::Error,
+    fmt::Write as _,
+    io::{self, Write as _},
+    panic,
+};
+
+use strait_resources::{codes, failure::Failure};
+
+/// A chain of causes longer than this is a loop.
+const MAX_CAUSES: usize = 16;
+
+/// A command's output. That its reader left (`strait explain | head`) is no failure.
+pub(crate) fn out(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let cause = "standard output takes no more";
+            Err(Failure::new(&codes::E9001, cause, "is the disk behind it full?").source(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Why strait stops.
+pub(crate) fn failure(failure: &Failure) {
+    say(&rendered(failure, "error"));
+}
+
+/// From now on a panic of any thread prints E9001 and ends the process with its status, after `restore` put back
+/// what must not stay as it is: the terminal.
+pub(crate) fn end_on_panic(restore: fn()) {
+    panic::set_hook(Box::new(move |panic| {
+        restore();
+        let place = panic.location().map(|at| format!(" at {at}")).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let fix =
+            "this is a mistake in strait: please report it with the command line and these lines";
+        failure(&Failure::new(&codes::E9001, format!("panic{place}: {message}"), fix));
+        // The other threads cannot go on without this one, and the kernel takes devices and memory back.
+        std::process::exit(codes::E9001.exit.into());
+    }));
+}
+
+/// One write, so that lines of several threads do not mix. When standard error is gone there is nobody to tell.
+fn say(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+fn rendered(failure: &Failure, level: &str) -> String {
+    let Failure { code, cause, fix, details, .. } = failure;
+    let mut text = format!("{level}[{}]: {cause}\n", code.id);
+    for detail in details {
+        let _ = writeln!(text, "  {detail}");
+    }
+    let mut cause = Error::source(failure);
+    for _ in 0..MAX_CAUSES {
+        let Some(error) = cause else { break };
+        let _ = writeln!(text, "  cause: {error}");
+        cause = error.source();
+    }
+    let _ = writeln!(text, "  fix: {fix}");
+    let _ = writeln!(text, "  more: strait explain {}", code.id);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(failure: &Failure) -> String {
+        rendered(failure, "error")
+    }
+
+    #[test]
+    fn failure_with_everything_is_laid_out_in_order() {
+        let inner = io::Error::other("the inner reason");
+        let outer = io::Error::new(io::ErrorKind::PermissionDenied, Chained(inner));
+        let failure = Failure::new(&codes::E1103, "group 1 is not viable", "bind the others too")
+            .detail("0000:01:00.1  snd_hda_intel")
+            .detail("0000:02:00.0  nvme")
+            .source(outer);
+        assert_eq!(
+            plain(&failure),
+            "error[E1103]: group 1 is not viable\n  \
+             0000:01:00.1  snd_hda_intel\n  \
+             0000:02:00.0  nvme\n  \
+             cause: the outer reason\n  \
+             cause: the inner reason\n  \
+             fix: bind the others too\n  \
+             more: strait explain E1103\n"
+        );
+    }
+
+    #[test]
+    fn failure_without_extras_is_three_lines() {
+        let failure =
+            Failure::new(&codes::E2001, "there is no flag '--vfo'", "did you mean --vfio?");
+        assert_eq!(
+            plain(&failure),
+            "error[E2001]: there is no flag '--vfo'\n  fix: did you mean --vfio?\n  more: strait explain E2001\n"
+        );
+    }
+
+    #[test]
+    fn circular_chain_of_causes_ends() {
+        let failure = Failure::new(&codes::E9001, "c", "f").source(Endless);
+        assert_eq!(plain(&failure).matches("cause:").count(), MAX_CAUSES);
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the outer reason")]
+    struct Chained(#[source] io::Error);
+
+    #[derive(Debug)]
+    struct Endless;
+
+    impl std::fmt::Display for Endless {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("again")
+        }
+    }
+
+    impl Error for Endless {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&Endless)
+        }
+    }
+}
