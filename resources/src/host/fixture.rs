@@ -56,6 +56,11 @@ impl Tree {
         fs::create_dir_all(self.sysroot().path(path)).unwrap();
     }
 
+    pub(crate) fn remove(&self, path: &str) {
+        let path = self.sysroot().path(path);
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+    }
+
     fn make_parent(&self, path: &str) -> PathBuf {
         let path = self.sysroot().path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();

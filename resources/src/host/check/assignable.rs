@@ -1,0 +1,232 @@
+//! Can these functions be given to a guest now?
+
+use std::collections::BTreeSet;
+
+use super::{
+    super::{
+        driver,
+        iommu::{self, ReservedKind},
+        pci::{self, HostFunction},
+        sysroot::Sysroot,
+    },
+    Warning,
+    nodes::{self, Refused},
+};
+use crate::{bdf::BdfSelector, codes, failure::Failure, names::Names};
+
+/// Checks all functions of a run together: two of one group may need each other. The first refusal wins, in the
+/// order in which a user can mend things.
+pub fn assignable(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<Vec<Warning>, Failure> {
+    for function in functions {
+        kind(sysroot, function)?;
+    }
+    let groups: BTreeSet<u32> = functions.iter().filter_map(|function| function.group).collect();
+    for group in &groups {
+        reserved(sysroot, *group, functions)?;
+    }
+    on_vfio(sysroot, functions)?;
+    for group in &groups {
+        viable(sysroot, *group, functions)?;
+    }
+    for group in &groups {
+        node(sysroot, *group)?;
+    }
+    siblings(sysroot, functions)
+}
+
+/// A live endpoint in a group.
+fn kind(sysroot: &Sysroot, function: &HostFunction) -> Result<(), Failure> {
+    let bdf = function.bdf;
+    if function.is_dead() {
+        let cause = format!("{bdf} does not answer: its config space reads as all ones");
+        let fix = "power cycle the host; a card that is gone after a reset needs its power cut";
+        return Err(Failure::new(&codes::E1401, cause, fix));
+    }
+    if function.is_bridge() {
+        let cause = format!("{bdf} is a bridge: {}", Names::load(sysroot).function(function));
+        let fix = "name the devices behind it; a bridge stays on the host";
+        return Err(Failure::new(&codes::E1108, cause, fix));
+    }
+    if function.group.is_none() {
+        let cause = format!("{bdf} has no IOMMU group: no IOMMU translates for it");
+        let fix = "try another slot, or a firmware update: the firmware leaves this device out";
+        return Err(Failure::new(&codes::E1109, cause, fix));
+    }
+    Ok(())
+}
+
+/// The kernel gives no group away that firmware wants mapped one to one.
+fn reserved(sysroot: &Sysroot, group: u32, functions: &[HostFunction]) -> Result<(), Failure> {
+    let regions = iommu::reserved_regions(sysroot, group)?;
+    let direct: Vec<_> =
+        regions.iter().filter(|region| region.kind == ReservedKind::Direct).collect();
+    if direct.is_empty() {
+        return Ok(());
+    }
+    let who = in_group(functions, group).map(|f| f.bdf.to_string()).collect::<Vec<_>>().join(", ");
+    let cause = format!(
+        "the firmware reserves memory (RMRR) for group {group} with {who}, so the kernel keeps the device"
+    );
+    let fix = "switch off what uses the device in the firmware setup (remote console, RAID), or use another slot";
+    Err(direct.iter().fold(Failure::new(&codes::E1309, cause, fix), |failure, region| {
+        failure.detail(format!("reserved: {}", region.range))
+    }))
+}
+
+fn in_group(functions: &[HostFunction], group: u32) -> impl Iterator<Item = &HostFunction> {
+    functions.iter().filter(move |function| function.group == Some(group))
+}
+
+/// Every function is on vfio-pci or a variant of it. All that are not come in one refusal, with the commands.
+fn on_vfio(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<(), Failure> {
+    let others: Vec<&HostFunction> = functions.iter().filter(|f| !f.is_on_vfio()).collect();
+    let Some(first) = others.first() else { return Ok(()) };
+    let names = Names::load(sysroot);
+    let more = match others.len() - 1 {
+        0 => String::new(),
+        n => format!(", and {n} more are not on vfio-pci"),
+    };
+    let cause = match &first.driver {
+        Some(driver) => format!("{} is held by the host driver {driver}{more}", first.bdf),
+        None => format!("{} has no driver, and VFIO needs vfio-pci on it{more}", first.bdf),
+    };
+    let mut uses = Vec::new();
+    let mut failure = Failure::new(&codes::E1102, cause, String::new());
+    for function in &others {
+        let driver = function.driver.as_deref().unwrap_or("no driver");
+        failure =
+            failure.detail(format!("{} {}: {driver}", function.bdf, names.function(function)));
+        for used in driver::uses(sysroot, function)? {
+            failure = failure.detail(format!("taking {} away would hurt: {used}", function.bdf));
+            uses.push(used);
+        }
+    }
+    let commands = others.iter().flat_map(|f| driver::bind_commands(f.bdf, f.driver.as_deref()));
+    let mut seen = BTreeSet::new();
+    failure.details.extend(commands.filter(|line| seen.insert(line.clone())));
+    failure.fix = if uses.is_empty() {
+        "run the commands above as root, then start again"
+    } else {
+        "first let go of what the host uses, then run the commands above as root"
+    }
+    .to_owned();
+    Err(failure)
+}
+
+/// VFIO opens a group only when the host uses nothing in it: members on VFIO, on pci-stub or without driver are
+/// fine, and so are bridges, whose drivers do no DMA of their own.
+fn viable(sysroot: &Sysroot, group: u32, functions: &[HostFunction]) -> Result<(), Failure> {
+    let members = iommu::members(sysroot, group)?;
+    let foreign: Vec<&HostFunction> = members.iter().filter(|member| is_foreign(member)).collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    let names = Names::load(sysroot);
+    let who = in_group(functions, group).map(|f| f.bdf.to_string()).collect::<Vec<_>>().join(", ");
+    let count = match foreign.len() {
+        1 => "a device".to_owned(),
+        n => format!("{n} devices"),
+    };
+    let cause = format!(
+        "IOMMU group {group} of {who} also holds {count} that the host uses: the group is not viable"
+    );
+    let mut failure = Failure::new(&codes::E1103, cause, String::new());
+    let mut uses = Vec::new();
+    for member in &foreign {
+        let driver = member.driver.as_deref().unwrap_or_default();
+        failure = failure.detail(format!("{} {}: {driver}", member.bdf, names.function(member)));
+        for used in driver::uses(sysroot, member)? {
+            failure = failure.detail(format!("taking {} away would hurt: {used}", member.bdf));
+            uses.push(used);
+        }
+    }
+    let commands = foreign.iter().flat_map(|f| driver::bind_commands(f.bdf, f.driver.as_deref()));
+    let mut seen = BTreeSet::new();
+    failure.fix = if uses.is_empty() {
+        failure.details.extend(commands.filter(|line| seen.insert(line.clone())));
+        "bind them to vfio-pci too (the commands above, as root), or use a slot with a group of its own"
+    } else {
+        "use another slot: cards behind one bridge without ACS share a group"
+    }
+    .to_owned();
+    Err(failure)
+}
+
+fn is_foreign(member: &HostFunction) -> bool {
+    let harmless = |driver: &str| pci::is_vfio_driver(driver) || driver == "pci-stub";
+    !member.is_bridge() && member.driver.as_deref().is_some_and(|driver| !harmless(driver))
+}
+
+/// The group's node can be opened by us and is by nobody else.
+fn node(sysroot: &Sysroot, group: u32) -> Result<(), Failure> {
+    let path = format!("/dev/vfio/{group}");
+    if !sysroot.exists(&path) {
+        let cause = format!("there is no {path}, although the group is on VFIO");
+        let fix = format!(
+            "in a container, pass the node in: --device {path}; elsewhere: udevadm trigger"
+        );
+        return Err(Failure::new(&codes::E1004, cause, fix));
+    }
+    let holders = nodes::who_has(sysroot, &path)?;
+    if let Some(first) = holders.found.first() {
+        let cause = format!("IOMMU group {group} is in use by {} (pid {})", first.name, first.pid);
+        let fix = format!("end that virtual machine first, or: kill {}", first.pid);
+        let others = holders.found.iter().skip(1);
+        return Err(others.fold(Failure::new(&codes::E1107, cause, fix), |failure, holder| {
+            failure.detail(format!("also by {} (pid {})", holder.name, holder.pid))
+        }));
+    }
+    match nodes::open(sysroot, &path) {
+        Ok(()) => Ok(()),
+        Err(Refused::Permission(error)) => {
+            let fix = "echo 'SUBSYSTEM==\"vfio\", GROUP=\"kvm\", MODE=\"0660\"' > /etc/udev/rules.d/10-vfio.rules && udevadm control --reload && udevadm trigger";
+            Err(nodes::no_permission(sysroot, &path, fix, error)?)
+        }
+        Err(Refused::Busy(error)) => {
+            let cause = format!("IOMMU group {group} is in use by a process that we may not see");
+            let fix = format!("find it as root: fuser -v {path}");
+            Err(Failure::new(&codes::E1107, cause, fix).source(error))
+        }
+        Err(Refused::Broken(error)) => {
+            let cause = format!("{path} is there, but cannot be opened");
+            let fix = "look into: dmesg | grep -i vfio";
+            Err(Failure::new(&codes::E1110, cause, fix).source(error))
+        }
+    }
+}
+
+/// Other functions of the same slots that VFIO holds, or that no driver has, and that stay here: many cards
+/// need all of theirs, and a reset of the slot hits them too.
+fn siblings(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<Vec<Warning>, Failure> {
+    let mut warnings = Vec::new();
+    let mut seen = BTreeSet::new();
+    for function in functions {
+        let slot = function.bdf.with_function(0).unwrap_or(function.bdf);
+        if !seen.insert(slot) || function.physical_function.is_some() {
+            continue;
+        }
+        let mut left = Vec::new();
+        for bdf in pci::slot_functions(sysroot, slot)? {
+            if functions.iter().all(|chosen| chosen.bdf != bdf) {
+                left.extend(pci::find(sysroot, bdf)?);
+            }
+        }
+        left.retain(|f| {
+            f.physical_function.is_none() && (f.is_on_vfio() || f.group == function.group)
+        });
+        if left.is_empty() {
+            continue;
+        }
+        let names = Names::load(sysroot);
+        let whole = BdfSelector::Slot(slot);
+        let cause = format!("{whole} has functions that the guest does not get");
+        let fix = format!("--vfio {whole} passes all of them");
+        warnings.push(left.iter().fold(Failure::new(&codes::E1111, cause, fix), |failure, f| {
+            failure.detail(format!("{} {}", f.bdf, names.function(f)))
+        }));
+    }
+    Ok(warnings)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+use super::*;
+use crate::{
+    bdf::Bdf,
+    host::fixture::{Function, Tree},
+};
+
+const NIC: Function<'static> = Function {
+    bdf: "0000:00:02.0",
+    id: (0x8086, 0x10d3),
+    class: 0x02_0000,
+    driver: Some("vfio-pci"),
+    group: Some(7),
+    resources: &[],
+    header_type: 0,
+};
+
+/// A good host with these functions beside the two cards.
+fn with(functions: &[Function<'_>]) -> Tree {
+    let tree = Tree::two_cards();
+    functions.iter().for_each(|function| tree.function(function));
+    tree
+}
+
+fn check(tree: &Tree, addresses: &[&str]) -> Result<Vec<Warning>, Failure> {
+    let find = |text: &&str| {
+        let bdf: Bdf = text.parse().unwrap();
+        pci::find(&tree.sysroot(), bdf).unwrap().unwrap()
+    };
+    assignable(&tree.sysroot(), &addresses.iter().map(find).collect::<Vec<_>>())
+}
+
+const CARD: [&str; 4] = ["3b:00.0", "3b:00.1", "3b:00.2", "3b:00.3"];
+
+#[test]
+fn whole_card_on_vfio_passes_without_a_warning() {
+    assert!(check(&with(&[]), &CARD).unwrap().is_empty());
+}
+
+#[test]
+fn one_function_of_a_card_warns_of_the_three_left() {
+    let warnings = check(&with(&[]), &["3b:00.0"]).unwrap();
+    assert_eq!(warnings.len(), 1);
+    assert_eq!((warnings[0].code.id, warnings[0].code.exit), ("E1111", 0));
+    assert_eq!(warnings[0].details.len(), 3);
+    assert_eq!(warnings[0].fix, "--vfio 0000:3b:00 passes all of them");
+}
+
+#[test]
+fn sibling_in_a_group_of_its_own_on_the_host_is_no_warning() {
+    let port = Function { bdf: "0000:00:02.1", group: Some(8), driver: Some("e1000e"), ..NIC };
+    assert!(check(&with(&[NIC, port]), &["00:02.0"]).unwrap().is_empty());
+}
+
+#[test]
+fn function_on_a_host_driver_names_it_and_the_commands() {
+    let failure =
+        check(&with(&[Function { driver: Some("e1000e"), ..NIC }]), &["00:02.0"]).unwrap_err();
+    assert_eq!(failure.code.id, "E1102");
+    assert_eq!(failure.cause, "0000:00:02.0 is held by the host driver e1000e");
+    for line in [
+        "echo vfio-pci > /sys/bus/pci/devices/0000:00:02.0/driver_override",
+        "echo 0000:00:02.0 > /sys/bus/pci/devices/0000:00:02.0/driver/unbind",
+        "echo 0000:00:02.0 > /sys/bus/pci/drivers_probe",
+    ] {
+        assert!(failure.details.iter().any(|detail| detail == line), "{:?}", failure.details);
+    }
+}
+
+#[test]
+fn function_without_driver_is_told_to_bind_without_unbinding() {
+    let failure = check(&with(&[Function { driver: None, ..NIC }]), &["00:02.0"]).unwrap_err();
+    assert_eq!(failure.code.id, "E1102");
+    assert!(failure.cause.contains("no driver"));
+    assert!(failure.details.iter().all(|line| !line.contains("unbind")), "{:?}", failure.details);
+}
+
+#[test]
+fn all_functions_on_host_drivers_come_in_one_refusal() {
+    let second = Function { bdf: "0000:00:02.1", driver: Some("ixgbe"), ..NIC };
+    let tree = with(&[Function { driver: Some("e1000e"), ..NIC }, second]);
+    let failure = check(&tree, &["00:02.0", "00:02.1"]).unwrap_err();
+    assert!(failure.cause.ends_with("and 1 more are not on vfio-pci"), "{}", failure.cause);
+    assert!(
+        failure.details.iter().any(|line| line.contains("0000:00:02.1") && line.ends_with("ixgbe"))
+    );
+    assert_eq!(failure.details.iter().filter(|line| *line == "modprobe vfio-pci").count(), 1);
+}
+
+#[test]
+fn function_the_host_lives_on_says_what_would_be_lost() {
+    let tree = with(&[Function { driver: Some("e1000e"), ..NIC }]);
+    tree.directory("/sys/bus/pci/devices/0000:00:02.0/net/eno1");
+    tree.link("/sys/class/net/eno1", "../../bus/pci/devices/0000:00:02.0/net/eno1");
+    tree.file("/proc/net/route", "Iface\neno1 00000000 0100A8C0 0003 0 0 0 00000000 0 0 0\n");
+    let failure = check(&tree, &["00:02.0"]).unwrap_err();
+    assert!(failure.details.iter().any(|line| line.contains("default route goes through eno1")));
+    assert!(failure.fix.starts_with("first let go"), "{}", failure.fix);
+}
+
+#[test]
+fn group_with_foreign_members_lists_every_one_with_its_driver() {
+    let audio = Function { bdf: "0000:00:02.1", driver: Some("snd_hda_intel"), ..NIC };
+    let disk = Function { bdf: "0000:00:03.0", driver: Some("nvme"), ..NIC };
+    let failure = check(&with(&[NIC, audio, disk]), &["00:02.0"]).unwrap_err();
+    assert_eq!(failure.code.id, "E1103");
+    assert!(failure.cause.contains("group 7 of 0000:00:02.0"), "{}", failure.cause);
+    for (member, driver) in [("0000:00:02.1", "snd_hda_intel"), ("0000:00:03.0", "nvme")] {
+        let listed = |line: &String| line.starts_with(member) && line.ends_with(driver);
+        assert!(failure.details.iter().any(listed), "{:?}", failure.details);
+    }
+}
+
+#[test]
+fn group_with_a_mounted_disk_offers_no_commands() {
+    let disk = Function { bdf: "0000:00:03.0", driver: Some("nvme"), ..NIC };
+    let tree = with(&[NIC, disk]);
+    tree.file("/sys/bus/pci/devices/0000:00:03.0/nvme/nvme0/nvme0n1/dev", "259:0\n");
+    tree.link("/sys/block/nvme0n1", "../bus/pci/devices/0000:00:03.0/nvme/nvme0/nvme0n1");
+    tree.file("/proc/self/mountinfo", "25 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n");
+    let failure = check(&tree, &["00:02.0"]).unwrap_err();
+    assert_eq!(failure.code.id, "E1103");
+    assert!(failure.details.iter().any(|line| line.contains("nvme0n1 is mounted on /")));
+    assert!(failure.details.iter().all(|line| !line.starts_with("echo")), "{:?}", failure.details);
+}
+
+#[test]
+fn group_with_bridge_stub_and_driverless_members_is_viable() {
+    let bridge = Function {
+        bdf: "0000:00:01.0",
+        class: 0x06_0400,
+        driver: Some("pcieport"),
+        header_type: 1,
+        ..NIC
+    };
+    let stub = Function { bdf: "0000:00:03.0", driver: Some("pci-stub"), ..NIC };
+    let idle = Function { bdf: "0000:00:04.0", driver: None, ..NIC };
+    assert!(check(&with(&[NIC, bridge, stub, idle]), &["00:02.0"]).unwrap().is_empty());
+}
+
+#[test]
+fn bridge_is_refused() {
+    let bridge = Function { class: 0x06_0400, header_type: 1, ..NIC };
+    assert_eq!(check(&with(&[bridge]), &["00:02.0"]).unwrap_err().code.id, "E1108");
+}
+
+#[test]
+fn function_without_group_is_refused() {
+    let lone = Function { group: None, ..NIC };
+    assert_eq!(check(&with(&[lone]), &["00:02.0"]).unwrap_err().code.id, "E1109");
+}
+
+#[test]
+fn function_that_does_not_answer_is_refused() {
+    let tree = with(&[NIC]);
+    tree.file("/sys/bus/pci/devices/0000:00:02.0/config", [0xff; 64]);
+    assert_eq!(check(&tree, &["00:02.0"]).unwrap_err().code.id, "E1401");
+}
+
+#[test]
+fn group_in_use_names_the_process() {
+    let tree = with(&[]);
+    tree.link("/proc/4242/fd/11", "/dev/vfio/31");
+    tree.file("/proc/4242/comm", "qemu-system-x86\n");
+    let failure = check(&tree, &CARD).unwrap_err();
+    assert_eq!(failure.code.id, "E1107");
+    assert_eq!(failure.cause, "IOMMU group 31 is in use by qemu-system-x86 (pid 4242)");
+}
+
+#[test]
+fn group_without_node_says_how_to_pass_it_in() {
+    let tree = with(&[]);
+    tree.remove("/dev/vfio/31");
+    let failure = check(&tree, &CARD).unwrap_err();
+    assert_eq!(failure.code.id, "E1004");
+    assert!(failure.fix.contains("--device /dev/vfio/31"), "{}", failure.fix);
+}
+
+#[test]
+fn group_with_memory_of_the_firmware_is_refused_with_the_range() {
+    let tree = with(&[]);
+    let path = "/sys/kernel/iommu_groups/31/reserved_regions";
+    tree.file(path, "0xbb000000 0xbf7fffff direct\n0xfee00000 0xfeefffff msi\n");
+    let failure = check(&tree, &CARD).unwrap_err();
+    assert_eq!((failure.code.id, failure.details.len()), ("E1309", 1));
+    assert!(failure.details[0].contains("0xbb000000-0xbf7fffff"));
+    tree.file(path, "0xbb000000 0xbf7fffff direct-relaxable\n");
+    assert!(check(&tree, &CARD).is_ok());
+}

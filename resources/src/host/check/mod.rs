@@ -1,0 +1,29 @@
+//! The checks: pure functions over a [`Sysroot`] that refuse with a [`Failure`]. Every command calls these, so
+//! that no two can disagree about a host.
+
+mod assignable;
+mod machine;
+mod memory;
+mod nodes;
+mod select;
+
+pub use assignable::assignable;
+pub use machine::{host, kvm, vfio};
+pub use memory::{huge_pages, memlock, memory};
+pub use select::{Slot, expect, resolve};
+
+use super::sysroot::SysError;
+#[cfg(doc)]
+use super::sysroot::Sysroot;
+use crate::{codes, failure::Failure};
+
+/// Something the user should know of; nothing is refused. Its code's exit status is 0.
+pub type Warning = Failure;
+
+impl From<SysError> for Failure {
+    fn from(error: SysError) -> Self {
+        let cause = format!("{} is there, but cannot be read", error.path().display());
+        let fix = "run strait as root, or outside of the container that hides it";
+        Self::new(&codes::E1007, cause, fix).source(error)
+    }
+}

@@ -1,0 +1,211 @@
+//! Which functions the user means, and whether they are the ones expected.
+
+use super::super::{
+    pci::{self, HostFunction},
+    sysroot::Sysroot,
+};
+use crate::{
+    bdf::{Bdf, BdfSelector},
+    codes,
+    failure::Failure,
+    names::Names,
+    nearest::ranked,
+};
+
+/// The functions that one selector chose of a host slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// As the user wrote it.
+    pub selector: BdfSelector,
+    /// By ascending function number; one at least.
+    pub functions: Vec<HostFunction>,
+}
+
+/// One slot per selector, in the same order. Refuses an address where nothing is (E1101) and a function that is
+/// named twice (E2004), also by itself and by its slot.
+pub fn resolve(sysroot: &Sysroot, selectors: &[BdfSelector]) -> Result<Vec<Slot>, Failure> {
+    let existing = pci::addresses(sysroot)?;
+    let mut slots: Vec<Slot> = Vec::new();
+    for selector in selectors {
+        let functions = choose(sysroot, &existing, *selector)?;
+        if functions.is_empty() {
+            return Err(unknown(sysroot, &existing, *selector));
+        }
+        for function in &functions {
+            let holds = |slot: &&Slot| slot.functions.iter().any(|f| f.bdf == function.bdf);
+            if let Some(earlier) = slots.iter().find(holds) {
+                return Err(twice(function.bdf, earlier.selector, *selector));
+            }
+        }
+        slots.push(Slot { selector: *selector, functions });
+    }
+    Ok(slots)
+}
+
+fn choose(
+    sysroot: &Sysroot,
+    existing: &[Bdf],
+    selector: BdfSelector,
+) -> Result<Vec<HostFunction>, Failure> {
+    let wanted = |bdf: &&Bdf| match selector {
+        BdfSelector::Function(function) => **bdf == function,
+        BdfSelector::Slot(slot) => bdf.same_slot(slot),
+    };
+    let mut functions = Vec::new();
+    for bdf in existing.iter().filter(wanted) {
+        functions.extend(pci::find(sysroot, *bdf)?);
+    }
+    // Virtual functions can share the slot of their physical function; they are devices of their own.
+    if matches!(selector, BdfSelector::Slot(_))
+        && functions.iter().any(|function| function.physical_function.is_none())
+    {
+        functions.retain(|function| function.physical_function.is_none());
+    }
+    Ok(functions)
+}
+
+fn unknown(sysroot: &Sysroot, existing: &[Bdf], selector: BdfSelector) -> Failure {
+    /// Enough to find a typo, few enough to read.
+    const SHOWN: usize = 3;
+    let cause = format!("there is no PCI device at {selector}");
+    if existing.is_empty() {
+        let cause = format!("{cause}; {} lists none at all", pci::DEVICES);
+        return Failure::new(&codes::E1101, cause, "run strait where the host's sysfs is visible");
+    }
+    let written: Vec<String> = existing.iter().map(Bdf::to_string).collect();
+    let nearest = ranked(&selector.to_string(), written.iter().map(String::as_str), SHOWN);
+    let fix = match nearest.first() {
+        Some(first) => format!("did you mean {first}? lspci -D lists every address"),
+        None => "lspci -D lists every address".to_owned(),
+    };
+    let names = Names::load(sysroot);
+    nearest.iter().fold(Failure::new(&codes::E1101, cause, fix), |failure, address| {
+        // A function that cannot be read is still worth its address.
+        let function = address.parse().ok().and_then(|bdf| pci::find(sysroot, bdf).ok().flatten());
+        let name = function.map(|function| names.function(&function)).unwrap_or_default();
+        failure.detail(format!("there is {address} {name}").trim_end())
+    })
+}
+
+fn twice(bdf: Bdf, earlier: BdfSelector, later: BdfSelector) -> Failure {
+    let cause = if earlier == later {
+        format!("{later} is named twice")
+    } else {
+        format!("{bdf} is named twice: by {earlier} and by {later}")
+    };
+    Failure::new(
+        &codes::E2004,
+        cause,
+        "name every function once; 3b:00 means all functions of the slot",
+    )
+}
+
+/// Is this the card the user expects? Refuses with E1010 and says where the expected one is now.
+pub fn expect(
+    sysroot: &Sysroot,
+    function: &HostFunction,
+    vendor: u16,
+    device: u16,
+) -> Result<(), Failure> {
+    if (function.vendor, function.device) == (vendor, device) {
+        return Ok(());
+    }
+    let names = Names::load(sysroot);
+    let cause = format!(
+        "{} is {}, and {vendor:04x}:{device:04x} was expected",
+        function.bdf,
+        names.function(function)
+    );
+    let same = pci::scan(sysroot)?
+        .into_iter()
+        .filter(|other| (other.vendor, other.device) == (vendor, device));
+    let found: Vec<HostFunction> = same.collect();
+    let fix = match found.as_slice() {
+        [] => "check that the card is in the machine; no function has the expected IDs".to_owned(),
+        [only] => format!("use {}, or correct expect=", only.bdf),
+        _ => "use one of the addresses above, or correct expect=".to_owned(),
+    };
+    Err(found.iter().fold(Failure::new(&codes::E1010, cause, fix), |failure, other| {
+        failure.detail(format!("{vendor:04x}:{device:04x} is at {}", other.bdf))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fixture::Tree;
+
+    fn resolved(tree: &Tree, selectors: &[&str]) -> Result<Vec<Slot>, Failure> {
+        let selectors: Vec<_> = selectors.iter().map(|text| text.parse().unwrap()).collect();
+        resolve(&tree.sysroot(), &selectors)
+    }
+
+    fn functions(slot: &Slot) -> Vec<u8> {
+        slot.functions.iter().map(|function| function.bdf.function()).collect()
+    }
+
+    #[test]
+    fn resolve_slot_takes_all_four_functions_of_that_card_only() {
+        let slots = resolved(&Tree::two_cards(), &["3b:00", "d8:00.0"]).unwrap();
+        assert_eq!(functions(&slots[0]), [0, 1, 2, 3]);
+        assert_eq!(functions(&slots[1]), [0]);
+        assert!(slots[0].functions.iter().all(|function| function.bdf.bus() == 0x3b));
+    }
+
+    #[test]
+    fn resolve_slot_leaves_virtual_functions_beside_their_physical_one_out() {
+        let tree = Tree::two_cards();
+        tree.link("/sys/bus/pci/devices/0000:3b:00.3/physfn", "../0000:3b:00.0");
+        assert_eq!(functions(&resolved(&tree, &["3b:00"]).unwrap()[0]), [0, 1, 2]);
+        assert_eq!(functions(&resolved(&tree, &["3b:00.3"]).unwrap()[0]), [3]);
+    }
+
+    #[test]
+    fn resolve_unknown_address_suggests_the_nearest_with_its_name() {
+        let failure = resolved(&Tree::two_cards(), &["3c:00.0"]).unwrap_err();
+        assert_eq!(failure.code.id, "E1101");
+        assert!(failure.cause.contains("0000:3c:00.0"), "{}", failure.cause);
+        assert!(failure.fix.contains("0000:03:00.0") || failure.fix.contains("0000:3b:00.0"));
+        let line = "there is 0000:3b:00.0 VGA controller [10de:1e07]";
+        assert!(failure.details.iter().any(|detail| detail == line), "{:?}", failure.details);
+    }
+
+    #[test]
+    fn resolve_on_a_host_without_pci_says_so() {
+        let failure = resolved(&Tree::new(), &["3b:00"]).unwrap_err();
+        assert_eq!(failure.code.id, "E1101");
+        assert!(failure.cause.contains("none at all"));
+    }
+
+    #[test]
+    fn resolve_twice_is_refused_also_through_the_slot() {
+        for selectors in [["3b:00.1", "3b:00.1"], ["3b:00", "3b:00"], ["3b:00.1", "3b:00"]] {
+            let failure = resolved(&Tree::two_cards(), &selectors).unwrap_err();
+            assert_eq!(failure.code.id, "E2004", "{selectors:?}");
+            assert!(failure.cause.contains("named twice"));
+        }
+        resolved(&Tree::two_cards(), &["3b:00.0", "3b:00.1"]).unwrap();
+    }
+
+    #[test]
+    fn expect_says_both_ids_and_where_the_expected_cards_are() {
+        let tree = Tree::two_cards();
+        let slot = resolved(&tree, &["03:00.0"]).unwrap().remove(0);
+        expect(&tree.sysroot(), &slot.functions[0], 0x1a03, 0x2000).unwrap();
+        let failure = expect(&tree.sysroot(), &slot.functions[0], 0x10de, 0x1e07).unwrap_err();
+        assert_eq!(failure.code.id, "E1010");
+        assert!(failure.cause.contains("1a03:2000") && failure.cause.contains("10de:1e07"));
+        assert_eq!(
+            failure.details,
+            ["10de:1e07 is at 0000:3b:00.0", "10de:1e07 is at 0000:d8:00.0"]
+        );
+    }
+
+    #[test]
+    fn expect_absent_card_says_that_it_is_nowhere() {
+        let tree = Tree::two_cards();
+        let slot = resolved(&tree, &["03:00.0"]).unwrap().remove(0);
+        let failure = expect(&tree.sysroot(), &slot.functions[0], 0x1002, 0x73bf).unwrap_err();
+        assert!(failure.details.is_empty() && failure.fix.contains("no function has"));
+    }
+}
