@@ -135,7 +135,7 @@ impl Shortage {
                 "{host}  {:<5}  {:>9}  {}",
                 spec.index.to_string(),
                 human(spec.size),
-                kind(spec.kind)
+                in_words(spec.kind)
             )
         });
         let room =
@@ -235,7 +235,7 @@ pub(super) const MMIO32: &str = "--mmio32";
 pub(super) const MMIO64: &str = "--mmio64";
 
 /// A BAR's kind in words.
-pub(super) const fn kind(kind: BarKind) -> &'static str {
+pub(super) const fn in_words(kind: BarKind) -> &'static str {
     match kind {
         BarKind::Io => "I/O",
         BarKind::Memory32 { prefetchable: false } => "32-bit",

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use strait_resources::{bdf::Bdf, range::AddressRange};
+use strait_resources::{bar::BarKind, bdf::Bdf, range::AddressRange};
 
-use super::{Plan, PortPlan, error::kind};
+use super::{Plan, PortPlan, error::in_words};
 
 /// The form Xorg's `BusID` wants, in decimal: `PCI:1:0:0`. A segment other than 0 goes behind the bus: `PCI:1@1:0:0`.
 pub fn xorg_bus_id(bdf: Bdf) -> String {
@@ -15,18 +15,20 @@ pub fn xorg_bus_id(bdf: Bdf) -> String {
     }
 }
 
-/// Bytes in the largest unit that shows them exactly in four digits, else rounded to a tenth: `32 GiB`, `1.9 TiB`.
+/// Exact where that is short, else rounded down to a tenth: `1.5 GiB`, `3328 MiB`, `947.9 GiB`.
 pub(super) fn human(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let largest = (0..UNITS.len()).rev().find(|&unit| bytes >> (10 * unit) > 0).unwrap_or(0);
-    let exact = (0..=largest).rev().find(|&unit| bytes.is_multiple_of(1 << (10 * unit)));
-    match exact.map(|unit| (unit, bytes >> (10 * unit))) {
-        Some((unit, count)) if count < 10_000 => format!("{count} {}", UNITS[unit]),
-        _ => {
-            let (whole, rest) = (bytes >> (10 * largest), bytes & ((1 << (10 * largest)) - 1));
-            let tenth = (u128::from(rest) * 10) >> (10 * largest);
-            format!("{whole}.{tenth} {}", UNITS[largest])
-        }
+    let tenths = |unit: usize| (u128::from(bytes) * 10, 10 * unit);
+    let exact = (0..=largest).rev().find(|&unit| {
+        let (tenths, shift) = tenths(unit);
+        tenths.trailing_zeros() as usize >= shift && tenths >> shift < 100_000
+    });
+    let unit = exact.unwrap_or(largest);
+    let (tenths, shift) = tenths(unit);
+    match (tenths >> shift, exact) {
+        (count, Some(_)) if count % 10 == 0 => format!("{} {}", count / 10, UNITS[unit]),
+        (count, _) => format!("{}.{} {}", count / 10, count % 10, UNITS[unit]),
     }
 }
 
@@ -168,7 +170,7 @@ impl Plan {
         let mut rows = Vec::new();
         for (window, port) in ports {
             rows.push(Row {
-                at: Some(window.first()),
+                at: None,
                 text: format!("  {} behind {}, bus {:02x}", port.id, short(port.at), port.bus),
                 size: Some(window.len()),
             });
@@ -180,16 +182,18 @@ impl Plan {
                 .collect();
             bars.sort_by_key(|(_, bar)| std::cmp::Reverse(bar.at));
             rows.extend(bars.into_iter().map(|(function, bar)| {
+                let kind = match bar.spec.kind {
+                    BarKind::Rom => String::new(),
+                    kind => format!(", {}", in_words(kind)),
+                };
                 let peers = if bar.dma_reachable { "" } else { ", no peer reaches it" };
                 Row {
                     at: Some(bar.at.first()),
                     text: format!(
-                        "    {} {} of {} (host {}), {}{peers}",
-                        "·",
+                        "    · {} of {} (host {}){kind}{peers}",
                         bar.spec.index,
                         short(function.at),
                         function.host,
-                        kind(bar.spec.kind),
                     ),
                     size: Some(bar.spec.size),
                 }
@@ -256,7 +260,8 @@ mod tests {
             (0, "0 B"),
             (16, "16 B"),
             (4096, "4 KiB"),
-            (1536 << 20, "1536 MiB"),
+            (1536 << 20, "1.5 GiB"),
+            (3328 << 20, "3328 MiB"),
             (32 << 30, "32 GiB"),
             ((32 << 30) + (16 << 20), "32.0 GiB"),
             ((2 << 40) - (32 << 30), "2016 GiB"),
