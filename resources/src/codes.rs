@@ -13,58 +13,115 @@ pub struct Code {
     pub explain: &'static str,
 }
 
+/// The long texts are files beside this one, `codes/E1001.txt`, as they are shown.
 macro_rules! codes {
-    ($($id:ident $exit:literal $title:literal $explain:literal)*) => {
-        $(#[doc = $title] pub static $id: Code =
-            Code { id: stringify!($id), exit: $exit, title: $title, explain: $explain };)*
+    ($($id:ident $exit:literal $title:literal)*) => {
+        $(#[doc = $title] pub static $id: Code = Code {
+            id: stringify!($id),
+            exit: $exit,
+            title: $title,
+            explain: include_str!(concat!("codes/", stringify!($id), ".txt")),
+        };)*
         /// All of them, ascending.
         pub static CODES: &[&Code] = &[$(&$id),*];
     };
 }
 
 codes! {
-    E1001 3 "no IOMMU" ""
-    E1002 3 "/dev/kvm is missing or unusable" ""
-    E1003 3 "no permission on a device node" ""
-    E1004 3 "VFIO is missing" ""
-    E1005 3 "KVM lacks a capability" ""
-    E1006 3 "no interrupt remapping" ""
-    E1007 3 "the host's state cannot be read" ""
-    E1008 3 "not an x86-64 Linux host" ""
-    E1010 4 "another device than expected" ""
-    E1101 4 "no such device" ""
-    E1102 4 "the device is held by a host driver" ""
-    E1103 4 "the IOMMU group is not viable" ""
-    E1107 4 "the device is in use by another process" ""
-    E1108 4 "this kind of function cannot be passed through" ""
-    E1109 4 "the device has no IOMMU group" ""
-    E1110 4 "VFIO refused the device" ""
-    E1111 0 "a part of the device stays on the host" ""
-    E1201 5 "64-bit BARs do not fit" ""
-    E1202 5 "32-bit BARs do not fit" ""
-    E1203 5 "a BAR cannot be mapped" ""
-    E1208 5 "too many devices" ""
-    E1301 6 "not enough memory" ""
-    E1302 6 "guest RAM is outside what the IOMMU can address" ""
-    E1303 6 "mapping guest RAM for DMA failed" ""
-    E1305 0 "device-to-device DMA is off" ""
-    E1306 6 "the locked-memory limit is too small" ""
-    E1307 6 "not enough huge pages" ""
-    E1309 6 "the firmware keeps the device's memory mapped" ""
-    E1401 7 "the device did not come back from a reset" ""
-    E2001 2 "unknown or misused flag" ""
-    E2002 2 "unknown key" ""
-    E2003 2 "bad value" ""
-    E2004 2 "a device is named twice" ""
-    E2005 2 "a guest address is taken or impossible" ""
-    E2101 2 "a file cannot be read" ""
-    E2102 2 "not a kernel" ""
-    E2103 2 "the kernel does not fit into guest RAM" ""
-    E2104 2 "the initramfs does not fit into guest RAM" ""
-    E2105 2 "the kernel command line is too long" ""
-    E2106 2 "a ROM file is not usable" ""
-    E8001 8 "the guest died of a triple fault" ""
-    E8002 8 "KVM could not continue the guest" ""
-    E8003 8 "a passed device was lost" ""
-    E9001 9 "internal error" ""
+    E1001 3 "no IOMMU"
+    E1002 3 "/dev/kvm is missing or unusable"
+    E1003 3 "no permission on a device node"
+    E1004 3 "VFIO is missing"
+    E1005 3 "KVM lacks a capability"
+    E1006 3 "no interrupt remapping"
+    E1007 3 "the host's state cannot be read"
+    E1008 3 "not an x86-64 Linux host"
+    E1010 4 "another device than expected"
+    E1101 4 "no such device"
+    E1102 4 "the device is held by a host driver"
+    E1103 4 "the IOMMU group is not viable"
+    E1107 4 "the device is in use by another process"
+    E1108 4 "this kind of function cannot be passed through"
+    E1109 4 "the device has no IOMMU group"
+    E1110 4 "VFIO refused the device"
+    E1111 0 "a part of the device stays on the host"
+    E1201 5 "64-bit BARs do not fit"
+    E1202 5 "32-bit BARs do not fit"
+    E1203 5 "a BAR cannot be mapped"
+    E1208 5 "too many devices"
+    E1301 6 "not enough memory"
+    E1302 6 "guest RAM is outside what the IOMMU can address"
+    E1303 6 "mapping guest RAM for DMA failed"
+    E1305 0 "device-to-device DMA is off"
+    E1306 6 "the locked-memory limit is too small"
+    E1307 6 "not enough huge pages"
+    E1309 6 "the firmware keeps the device's memory mapped"
+    E1401 7 "the device did not come back from a reset"
+    E2001 2 "unknown or misused flag"
+    E2002 2 "unknown key"
+    E2003 2 "bad value"
+    E2004 2 "a device is named twice"
+    E2005 2 "a guest address is taken or impossible"
+    E2101 2 "a file cannot be read"
+    E2102 2 "not a kernel"
+    E2103 2 "the kernel does not fit into guest RAM"
+    E2104 2 "the initramfs does not fit into guest RAM"
+    E2105 2 "the kernel command line is too long"
+    E2106 2 "a ROM file is not usable"
+    E8001 8 "the guest died of a triple fault"
+    E8002 8 "KVM could not continue the guest"
+    E8003 8 "a passed device was lost"
+    E9001 9 "internal error"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_ascending() {
+        assert!(CODES.windows(2).all(|pair| pair[0].id < pair[1].id));
+    }
+
+    #[test]
+    fn exit_status_is_that_of_the_class() {
+        for code in CODES {
+            let class = match &code.id[..3] {
+                "E10" => 3,
+                "E11" => 4,
+                "E12" => 5,
+                "E13" => 6,
+                "E14" => 7,
+                "E20" | "E21" => 2,
+                "E80" => 8,
+                "E90" => 9,
+                other => panic!("{other} is no class"),
+            };
+            assert!(code.exit == class || code.exit == 0, "{} exits with {}", code.id, code.exit);
+        }
+    }
+
+    #[test]
+    fn explanations_say_something_and_fit_a_terminal() {
+        for code in CODES {
+            let lines: Vec<_> = code.explain.lines().collect();
+            assert!((4..=20).contains(&lines.len()), "{}: {} lines", code.id, lines.len());
+            for line in lines {
+                assert!(line.chars().count() <= 110, "{}: too long: {line}", code.id);
+                assert_eq!(line.trim_end(), line, "{}", code.id);
+            }
+        }
+    }
+
+    #[test]
+    fn explanations_refer_to_codes_that_exist() {
+        for code in CODES {
+            for word in code.explain.split(|c: char| !c.is_ascii_alphanumeric()) {
+                let digits = word.strip_prefix('E').unwrap_or("");
+                if digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_digit()) {
+                    assert!(CODES.iter().any(|known| known.id == word), "{} of {}", word, code.id);
+                }
+            }
+        }
+    }
 }
