@@ -87,6 +87,8 @@ mod tests {
     fn exit_status_is_that_of_the_class() {
         for code in CODES {
             let class = match &code.id[..3] {
+                // A card that moved is a matter of the device, though its number is among the host's.
+                _ if code.id == "E1010" => 4,
                 "E10" => 3,
                 "E11" => 4,
                 "E12" => 5,
