@@ -32,7 +32,7 @@ pub enum PlanError {
     },
     /// RAM has no room in what the CPU and the IOMMU can address.
     #[error(
-        "{} of guest RAM do not fit: {} can address room for {}, up to {last:#x}",
+        "{} of guest RAM do not fit: what {} can address has room for {}, up to {last:#x}",
         human(*.ram),
         if *.iommu { "the host's IOMMU" } else { "the CPU" },
         human(*.room_for)

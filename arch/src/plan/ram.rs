@@ -6,10 +6,13 @@ use super::{
     error::PlanError,
     pack::{intersect, normalise, shrink},
 };
+use crate::layout::LOW_RAM_MAX;
 
 /// RAM comes in pieces of 2 MiB, so that host and guest pages can both be huge.
 pub(super) const CHUNK: u64 = 2 << 20;
 const FOUR_GIB: u64 = 1 << 32;
+/// Where RAM never is, at least: from the highest end of low RAM to 4 GiB.
+const GAP: u64 = FOUR_GIB - LOW_RAM_MAX;
 
 /// Every address that RAM may have: what the CPU and the IOMMU can address, less what is reserved.
 pub(super) struct Reach {
@@ -69,7 +72,7 @@ impl Reach {
             room_for,
             last: room.last().map_or(0, |range| range.last()),
             physical_bits: self.physical_bits,
-            iommu: self.iommu,
+            iommu: self.iommu && ram <= (1 << self.physical_bits) - GAP,
         })
     }
 }
@@ -123,6 +126,16 @@ mod tests {
         assert!(
             matches!(error, PlanError::RamOutOfReach { room_for, iommu: true, .. } if room_for == 510 * GIB),
             "{error:?}"
+        );
+    }
+
+    #[test]
+    fn ram_beyond_the_cpu_is_not_blamed_on_the_iommu() {
+        let reach = Reach::new(39, &[range(0, (1 << 39) - 1)], &[]).unwrap();
+        let error = reach.place(512 * GIB, 2 * GIB).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "512 GiB of guest RAM do not fit: what the CPU can address has room for 510 GiB, up to 0x7fffffffff"
         );
     }
 
