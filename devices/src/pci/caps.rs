@@ -45,9 +45,12 @@ pub fn capabilities(config: &[u8]) -> Vec<Capability> {
         if offset < regs::HEADER_SIZE || found.iter().any(|&(_, seen)| seen == offset) {
             break;
         }
-        let Some(id) = byte(config, offset).filter(|&id| id != 0xff) else { break };
+        let Some([id, after]) = read16(config, offset).map(u16::to_le_bytes) else { break };
+        if id == 0xff {
+            break;
+        }
         found.push((id, offset));
-        next = byte(config, offset + 1);
+        next = Some(after);
     }
     let starts: Vec<u16> = found.iter().map(|&(_, offset)| offset).collect();
     found

@@ -1,0 +1,484 @@
+mod hostile;
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use strait_resources::bar::BarKind;
+
+use super::*;
+use crate::{
+    pci::regs::{af, extended_header, msix, pcie, pm},
+    vfio::{bars::presented_bars, fake::FakeDevice, life::InterruptMode},
+};
+
+const MSI: u16 = 0x50;
+const MSIX: u16 = 0x70;
+const PCIE: u16 = 0x80;
+const PM: u16 = 0x40;
+const AF: u16 = 0xc0;
+const TABLE: u64 = 0x2000;
+/// Behind the table's 4 entries, on the same page.
+const PBA: u64 = 0x2800;
+
+/// A GPU: registers with the MSI-X table (64 KiB), a 32 GiB frame buffer, a 256-byte and an I/O BAR, a ROM.
+fn gpu() -> FakeDevice {
+    let mut registers = vec![0; 0x1_0000];
+    registers[0x2100] = 0x5a;
+    FakeDevice::new()
+        .region(0, &registers)
+        .config32(0x14, 0xc)
+        .empty_region(1, 32 << 30)
+        .region(3, &[0x33; 0x100])
+        .config32(0x20, 1)
+        .region(4, &[0x44; 0x20])
+        .region(6, &[0xaa; 3000])
+        .config32(regs::INTERRUPT_LINE, 0x0100)
+        .capability(capability::ADVANCED_FEATURES, AF as u8, &[6, af::CAPABILITIES_FLR])
+        .capability(capability::PCIE, PCIE as u8, &[2, 0, 0, 0, 0, 0x10])
+        .capability(capability::MSIX, MSIX as u8, &[3, 0, 0, 0x20, 0, 0, 0, 0x28, 0, 0])
+        .capability(capability::MSI, MSI as u8, &[0x80, 0])
+        .capability(capability::PM, PM as u8, &[3, 0])
+        .irq(IrqIndex::Intx, 1, true)
+        .irq(IrqIndex::Msi, 1, true)
+        .irq(IrqIndex::Msix, 4, false)
+}
+
+struct Bench {
+    device: Arc<FakeDevice>,
+    function: VfioFunction,
+    masters: Arc<AtomicUsize>,
+}
+
+fn attach(device: FakeDevice) -> Result<Bench, AttachError> {
+    let device = Arc::new(device);
+    let rom = RomSource::Device;
+    let specs = presented_bars(&*device, &rom)?;
+    let bars = specs
+        .into_iter()
+        .map(|spec| {
+            let address = match (spec.index.get(), spec.kind) {
+                (_, BarKind::Io) => 0x1000,
+                (index, BarKind::Memory64 { .. }) => 0x80_0000_0000 * u64::from(index.max(1)),
+                (index, _) => 0xc000_0000 + 0x0100_0000 * u64::from(index),
+            };
+            (spec, address)
+        })
+        .collect();
+    device.calls();
+    let monitor = Arc::new(device.monitor());
+    let masters = Arc::new(AtomicUsize::new(0));
+    let (seen, log) = (masters.clone(), device.clone());
+    let function = VfioFunction::new(VfioParts {
+        name: "0000:3b:00.0".parse().unwrap(),
+        backend: device.clone(),
+        identity: Identity::default(),
+        bars,
+        rom,
+        multifunction: false,
+        msi: monitor.clone(),
+        intx: Some(monitor),
+        on_bus_master: Some(Arc::new(move || {
+            seen.fetch_add(1, Relaxed);
+            log.region_read(0, 0xf00d, &mut [0]).unwrap();
+        })),
+    })?;
+    Ok(Bench { device, function, masters })
+}
+
+/// Attached, with the calls of that forgotten.
+fn bench() -> Bench {
+    let bench = attach(gpu()).unwrap();
+    bench.device.calls();
+    bench
+}
+
+impl Bench {
+    fn read(&mut self, offset: u16, len: u8) -> u32 {
+        self.function.config_read(ConfigAccess::new(offset, len).unwrap())
+    }
+
+    fn write(&mut self, offset: u16, len: u8, value: u32) -> Vec<(u8, u64, bool)> {
+        let changes = self.function.config_write(ConfigAccess::new(offset, len).unwrap(), value);
+        changes.iter().map(|c| (c.bar.get(), c.address, c.decoded)).collect()
+    }
+
+    fn command(&mut self, bits: u16) -> Vec<(u8, u64, bool)> {
+        self.write(regs::COMMAND, 2, bits.into())
+    }
+
+    fn bar_read(&mut self, bar: u8, offset: u64, len: usize) -> Vec<u8> {
+        let mut data = vec![0x11; len];
+        self.function.bar_read(BarIndex::new(bar).unwrap(), offset, &mut data);
+        data
+    }
+
+    fn bar_write(&mut self, bar: u8, offset: u64, data: &[u8]) {
+        self.function.bar_write(BarIndex::new(bar).unwrap(), offset, data);
+    }
+
+    fn enable_msix(&mut self) {
+        self.write(MSIX + msix::CONTROL, 2, msix::CONTROL_ENABLE.into());
+    }
+
+    fn calls(&self) -> Vec<String> {
+        self.device.calls()
+    }
+}
+
+#[test]
+fn attach_reads_once_turns_decoding_on_and_connects_the_pin() {
+    let bench = attach(gpu()).unwrap();
+    assert_eq!(
+        bench.calls(),
+        [
+            "read 7 0x0 4096",
+            "map 0 0x0 0x10000",
+            "map 1 0x0 0x800000000",
+            "write 7 0x4 0300",
+            "triggers Intx 0 +",
+            "mask",
+            "line on",
+            "resample +",
+            "unmask",
+        ]
+    );
+}
+
+#[test]
+fn direct_areas_leave_out_the_table_page() {
+    let bench = bench();
+    let bars: Vec<(u8, usize)> =
+        bench.function.bars().iter().map(|bar| (bar.spec.index.get(), bar.direct.len())).collect();
+    assert_eq!(bars, [(0, 2), (1, 1), (3, 0), (4, 0), (6, 0)]);
+    assert_eq!(bench.function.bars()[0].direct[1].offset, 0x3000);
+}
+
+#[test]
+fn enumeration_costs_the_device_nothing() {
+    let mut bench = bench();
+    for offset in [0x00, 0x08, 0x2c, 0x34, 0x3c, PM, MSI, MSIX + 4, PCIE, PCIE + 4] {
+        bench.read(offset, 4);
+    }
+    for offset in (0x10..0x28).step_by(4).chain([0x30]) {
+        let old = bench.read(offset, 4);
+        bench.write(offset, 4, u32::MAX);
+        bench.read(offset, 4);
+        bench.write(offset, 4, old);
+    }
+    bench.command(regs::COMMAND_MEMORY | regs::COMMAND_IO);
+    bench.command(0);
+    assert_eq!(bench.read(regs::COMMAND, 2), 0);
+    assert_eq!(bench.calls(), [""; 0]);
+}
+
+#[test]
+fn decoding_places_every_bar_at_its_planned_address() {
+    let mut bench = bench();
+    assert_eq!(
+        bench.command(regs::COMMAND_MEMORY),
+        [(0, 0xc000_0000, true), (1, 0x80_0000_0000, true), (3, 0xc300_0000, true)]
+    );
+    assert_eq!(bench.command(regs::COMMAND_MEMORY | regs::COMMAND_IO), [(4, 0x1000, true)]);
+    assert_eq!(bench.write(regs::ROM_BAR, 1, 1), [(6, 0xc600_0000, true)]);
+    assert_eq!(bench.command(0).len(), 5);
+    assert!(bench.function.life_signs().report().decoded);
+}
+
+#[test]
+fn halves_of_a_wide_bar_move_one_after_the_other() {
+    let mut bench = bench();
+    bench.command(regs::COMMAND_MEMORY);
+    assert_eq!(bench.write(0x18, 4, 0x90), [(1, 0x90_0000_0000, true)]);
+    assert_eq!(bench.write(0x1a, 2, 0x1), [(1, 0x1_0090_0000_0000, true)]);
+}
+
+#[test]
+fn command_and_status_in_one_write_reach_their_owners() {
+    let mut bench = bench();
+    bench.write(regs::COMMAND, 4, 0xf900_0002);
+    assert_eq!(bench.calls(), ["write 7 0x6 00f9"]);
+    assert_eq!(bench.read(regs::COMMAND, 1), 2);
+}
+
+#[test]
+fn bus_mastering_is_announced_before_it_reaches_the_device() {
+    let mut bench = bench();
+    bench.command(regs::COMMAND_MASTER);
+    assert_eq!(bench.calls(), ["read 0 0xf00d 1", "write 7 0x4 0700", "read 7 0x4 2"]);
+    bench.command(regs::COMMAND_MASTER | regs::COMMAND_MEMORY);
+    assert_eq!(bench.calls(), [""; 0]);
+    bench.command(0);
+    bench.command(regs::COMMAND_MASTER);
+    assert_eq!(bench.masters.load(Relaxed), 2);
+    assert!(bench.function.life_signs().report().bus_master);
+}
+
+#[test]
+fn command_bits_that_the_device_lacks_read_back_as_zero() {
+    let mut bench = bench();
+    bench.command(regs::COMMAND_INVALIDATE | regs::COMMAND_SERR);
+    assert_eq!(bench.read(regs::COMMAND, 2), u32::from(regs::COMMAND_SERR));
+}
+
+#[test]
+fn sleep_waits_until_the_bars_are_gone() {
+    let mut bench = bench();
+    bench.command(regs::COMMAND_MEMORY);
+    bench.calls();
+    let gone = bench.write(PM + pm::CONTROL, 2, 3);
+    assert_eq!(gone.len(), 3);
+    assert!(gone.iter().all(|&(_, _, decoded)| !decoded));
+    assert_eq!(bench.calls(), [""; 0]);
+    assert_eq!(bench.read(PM + pm::CONTROL, 2), 3);
+    assert_eq!(bench.calls(), ["write 7 0x44 0300", "read 7 0x44 2"]);
+    assert_eq!(bench.write(PM + pm::CONTROL, 2, 0).len(), 3);
+    assert_eq!(bench.calls(), ["write 7 0x44 0000", "read 7 0x44 2"]);
+}
+
+#[test]
+fn unsupported_power_state_moves_nothing() {
+    let mut bench = bench();
+    bench.command(regs::COMMAND_MEMORY);
+    assert_eq!(bench.write(PM + pm::CONTROL, 2, 1), []);
+    assert!(bench.function.power.in_d0());
+}
+
+#[test]
+fn device_that_stays_asleep_keeps_its_bars_undecoded() {
+    let mut bench = bench();
+    bench.command(regs::COMMAND_MEMORY);
+    bench.write(PM + pm::CONTROL, 2, 3);
+    bench.read(0, 2);
+    bench.device.fail("write 7 0x44");
+    assert_eq!(bench.write(PM + pm::CONTROL, 2, 0), []);
+}
+
+#[test]
+fn function_level_reset_clears_what_hardware_would() {
+    let mut bench = bench();
+    bench.command(regs::COMMAND_MEMORY | regs::COMMAND_MASTER);
+    bench.write(regs::INTERRUPT_LINE, 1, 11);
+    bench.enable_msix();
+    bench.bar_write(0, TABLE + 12, &[0; 4]);
+    bench.calls();
+    let gone = bench.write(PCIE + pcie::DEVICE_CONTROL, 2, pcie::DEVICE_CONTROL_FLR.into());
+    assert_eq!(gone, [(0, 0, false), (1, 0, false), (3, 0, false)]);
+    assert_eq!(
+        bench.calls()[..5],
+        ["drop 0", "disable Msix", "reset", "write 7 0x4 0300", "read 7 0x8 4"]
+    );
+    assert_eq!((bench.read(regs::COMMAND, 2), bench.read(regs::INTERRUPT_LINE, 1)), (0, 0));
+    assert_eq!((bench.read(0x10, 4), bench.read(0x14, 4)), (0, 0xc));
+    assert_eq!(bench.read(MSIX + msix::CONTROL, 2), 3);
+    assert_eq!(bench.bar_read(0, TABLE + 12, 4), [1, 0, 0, 0]);
+    assert_eq!(bench.function.life_signs().report().interrupts, InterruptMode::Intx);
+    assert_eq!(bench.function.life_signs().report().resets, 1);
+}
+
+#[test]
+fn reset_bits_are_found_in_any_width() {
+    let mut bench = bench();
+    bench.write(PCIE + pcie::DEVICE_CONTROL + 1, 1, 0x80);
+    bench.write(PCIE + pcie::DEVICE_CONTROL, 4, 0x8000);
+    bench.write(AF + af::CONTROL, 1, 1);
+    assert_eq!(bench.calls().iter().filter(|call| *call == "reset").count(), 3);
+    bench.write(PCIE + pcie::DEVICE_CONTROL, 1, 0x80);
+    bench.write(AF + af::CONTROL, 1, 0xfe);
+    assert!(!bench.calls().contains(&"reset".to_owned()));
+}
+
+#[test]
+fn function_level_reset_without_means_vanishes() {
+    let mut bench = attach(gpu().without_reset()).unwrap();
+    bench.command(regs::COMMAND_MEMORY);
+    assert_eq!(bench.write(PCIE + pcie::DEVICE_CONTROL, 2, 0x8000), []);
+    assert_eq!(bench.read(regs::COMMAND, 2), u32::from(regs::COMMAND_MEMORY));
+}
+
+#[test]
+fn machine_reset_returns_to_the_plan() {
+    let mut bench = bench();
+    bench.command(regs::COMMAND_MEMORY);
+    bench.write(0x10, 4, 0xd000_0000);
+    bench.write(regs::ROM_BAR, 1, 1);
+    let placements = bench.function.reset();
+    let places: Vec<_> = placements.iter().map(|p| (p.bar.get(), p.address)).collect();
+    assert_eq!(
+        places,
+        [(0, 0xc000_0000), (1, 0x80_0000_0000), (3, 0xc300_0000), (4, 0x1000), (6, 0xc600_0000)]
+    );
+    assert!(placements.iter().all(|placement| !placement.decoded));
+    assert!(bench.function.is_alive() && bench.function.fault().is_none());
+}
+
+#[test]
+fn device_that_dies_in_the_reset_is_remembered_as_gone() {
+    let mut bench = attach(gpu().dying_on_reset()).unwrap();
+    bench.function.reset();
+    assert_eq!(bench.function.fault(), Some(&DeviceFault::Gone));
+    assert!(!bench.function.is_alive());
+    assert!(bench.function.life_signs().report().lost);
+}
+
+#[test]
+fn failed_reset_is_remembered_until_one_works() {
+    let mut bench = bench();
+    bench.device.fail("reset");
+    bench.function.reset();
+    assert!(matches!(bench.function.fault(), Some(DeviceFault::Reset(_))));
+    bench.device.heal();
+    bench.function.reset();
+    assert_eq!(bench.function.fault(), None);
+    let report = bench.function.life_signs().report();
+    assert_eq!((report.failed_resets, report.resets), (1, 1));
+}
+
+#[test]
+fn msix_takes_over_from_the_pin_and_gives_back() {
+    let mut bench = bench();
+    bench.enable_msix();
+    assert_eq!(
+        bench.calls(),
+        ["mask", "resample -", "line off", "disable Intx", "triggers Msix 0 -"]
+    );
+    bench.bar_write(0, TABLE + 16, &0xfee0_0000_u64.to_le_bytes());
+    bench.bar_write(0, TABLE + 24, &0x41_u64.to_le_bytes());
+    assert_eq!(bench.calls(), ["connect 0 0x41", "triggers Msix 1 +"]);
+    bench.write(MSIX + msix::CONTROL + 1, 1, 0);
+    assert_eq!(bench.calls()[..3], ["drop 0", "disable Msix", "triggers Intx 0 +"]);
+}
+
+#[test]
+fn interrupt_disable_takes_the_pin_away() {
+    let mut bench = bench();
+    bench.command(regs::COMMAND_INTX_DISABLE);
+    assert_eq!(bench.calls().last().unwrap(), "disable Intx");
+    bench.enable_msix();
+    bench.write(MSIX + msix::CONTROL, 2, 0);
+    assert_eq!(bench.calls().last().unwrap(), "disable Msix");
+    bench.command(0);
+    assert_eq!(bench.calls()[0], "triggers Intx 0 +");
+}
+
+#[test]
+fn refused_msix_reads_back_as_off_and_the_pin_returns() {
+    let mut bench = bench();
+    bench.device.fail("triggers Msix");
+    bench.enable_msix();
+    assert_eq!(bench.read(MSIX + msix::CONTROL, 2), 3);
+    assert_eq!(bench.function.life_signs().report().interrupts, InterruptMode::Intx);
+}
+
+#[test]
+fn msi_never_touches_configuration_space() {
+    let mut bench = bench();
+    bench.write(MSI + 4, 4, 0xfee0_1000);
+    bench.write(MSI + 12, 2, 0x31);
+    bench.write(MSI + 2, 2, 1);
+    assert!(bench.calls().ends_with(&["connect 0 0x31".into(), "triggers Msi 0 +".into()]));
+    assert_eq!(bench.read(MSI, 4) >> 16, 0x81);
+    assert_eq!(bench.read(MSI + 12, 4), 0x31);
+}
+
+#[test]
+fn masked_vector_that_fired_is_pending_and_delivered_by_the_unmask() {
+    let mut bench = bench();
+    bench.enable_msix();
+    bench.bar_write(0, TABLE + 12, &[0; 4]);
+    bench.bar_write(0, TABLE + 12, &[1, 0, 0, 0]);
+    bench.calls();
+    assert!(bench.device.fire(IrqIndex::Msix, 0));
+    assert_eq!(bench.bar_read(0, PBA, 8), [1, 0, 0, 0, 0, 0, 0, 0]);
+    bench.calls();
+    bench.bar_write(0, TABLE + 12, &[0; 4]);
+    assert_eq!(bench.calls(), ["connect 0 0x0"]);
+    assert_eq!(bench.bar_read(0, PBA, 4), [0; 4]);
+}
+
+#[test]
+fn pending_bits_of_the_device_show_for_vectors_not_opened_yet() {
+    let mut bench = bench();
+    bench.device.region_write(0, PBA, &[0xff]).unwrap();
+    assert_eq!(bench.bar_read(0, PBA, 2), [0x0f, 0]);
+}
+
+#[test]
+fn rest_of_the_table_page_reaches_the_device_in_the_same_width() {
+    let mut bench = bench();
+    assert_eq!(bench.bar_read(0, 0x2100, 2), [0x5a, 0]);
+    bench.bar_write(0, 0x2fff, &[7]);
+    bench.bar_write(0, PBA + 8, &[1, 2, 3, 4]);
+    assert_eq!(bench.calls(), ["read 0 0x2100 2", "write 0 0x2fff 07", "write 0 0x2808 01020304"]);
+}
+
+#[test]
+fn access_over_the_end_of_the_table_is_split() {
+    let mut bench = bench();
+    bench.bar_write(0, TABLE + 4 * 16 - 4, &[0, 0, 0, 0, 9, 9, 9, 9]);
+    assert_eq!(bench.calls(), ["write 0 0x2040 09090909"]);
+    assert_eq!(bench.bar_read(0, TABLE + 4 * 16 - 4, 8), [0, 0, 0, 0, 9, 9, 9, 9]);
+}
+
+#[test]
+fn small_and_io_bars_are_forwarded() {
+    let mut bench = bench();
+    assert_eq!(bench.bar_read(3, 0x10, 4), [0x33; 4]);
+    bench.bar_write(4, 0x1f, &[1]);
+    assert_eq!(bench.bar_read(4, 0x1e, 2), [0x44, 1]);
+}
+
+#[test]
+fn past_the_end_or_failing_reads_are_ones() {
+    let mut bench = bench();
+    assert_eq!(bench.bar_read(3, 0xfe, 4), [0xff; 4]);
+    assert_eq!(bench.bar_read(2, 0, 4), [0xff; 4]);
+    assert_eq!(bench.calls(), [""; 0]);
+    bench.device.fail("read 3");
+    assert_eq!(bench.bar_read(3, 0, 4), [0xff; 4]);
+}
+
+#[test]
+fn rom_is_read_from_the_device_when_the_guest_looks() {
+    let mut bench = bench();
+    assert_eq!(bench.bar_read(6, 2999, 2), [0xaa, 0xff]);
+    bench.bar_write(6, 0, &[1]);
+    assert_eq!(bench.bar_read(6, 0, 1), [0xaa]);
+    assert_eq!(bench.calls(), ["read 6 0x0 3000"]);
+    assert!(bench.function.life_signs().report().rom_read);
+}
+
+#[test]
+fn msix_table_outside_its_bar_hides_the_capability() {
+    let device = gpu().areas(0, &[]);
+    device.poke(MSIX + 4, &[0xf8, 0xff, 0, 0]);
+    let mut bench = attach(device).unwrap();
+    assert_eq!(bench.read(MSIX, 4), 0);
+    assert_eq!(bench.read(MSI, 2) >> 8, u32::from(PCIE));
+}
+
+#[test]
+fn short_configuration_space_ends_in_ones() {
+    let mut bench = attach(gpu().config_size(256)).unwrap();
+    assert_eq!(bench.read(0x100, 4), u32::MAX);
+    bench.write(0x100, 4, 0);
+    assert_eq!(bench.read(0xffc, 2), 0xffff);
+}
+
+#[test]
+fn what_is_no_endpoint_is_refused() {
+    let device = gpu();
+    device.poke(regs::HEADER_TYPE, &[0x81]);
+    assert!(matches!(attach(device), Err(AttachError::Header(1))));
+    let device = gpu();
+    device.poke(0, &[0xff; 64]);
+    assert!(matches!(attach(device), Err(AttachError::Dead)));
+    assert!(matches!(attach(gpu().config_size(63)), Err(AttachError::ConfigSize(63))));
+}
+
+#[test]
+fn hidden_resizable_bars_cannot_be_written() {
+    let device = gpu().config32(0x100, extended_header::new(regs::extended::REBAR, 1, 0));
+    let mut bench = attach(device).unwrap();
+    bench.write(0x108, 4, u32::MAX);
+    assert_eq!((bench.read(0x100, 4), bench.read(0x108, 4)), (0, 0));
+    assert_eq!(bench.device.peek(0x108), 0);
+}
