@@ -14,12 +14,12 @@ Examples:
   strait explain E1103";
 
 const RUN_EXAMPLES: &str = "\
+Sizes are a number and K, M, G or T, in powers of 1024. A comma inside a value is written twice.
+On a terminal, Ctrl-A x ends the guest and Ctrl-A Ctrl-A sends it one Ctrl-A.
+
 Examples:
   strait run --kernel vmlinuz --initramfs initrd.img --vfio 3b:00,id=gpu --memory 16G --cpus 8
-  strait run --kernel vmlinuz --vfio 0000:3b:00.0,expect=10de:1e07,rom=off --dry-run
-
-Sizes are a number and K, M, G or T, in powers of 1024. A comma inside a value is written twice.
-On a terminal, Ctrl-A x ends the guest and Ctrl-A Ctrl-A sends it one Ctrl-A.";
+  strait run --kernel vmlinuz --vfio 0000:3b:00.0,expect=10de:1e07,rom=off --dry-run";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
@@ -32,7 +32,7 @@ Examples:
 #[command(subcommand_required = true, arg_required_else_help = false)]
 pub(crate) struct Cli {
     /// Say more: -v what is done, -vv every detail.
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 900)]
     pub(crate) verbose: u8,
     /// What to do.
     #[command(subcommand)]
@@ -69,9 +69,12 @@ pub(crate) struct RunArgs {
     pub(crate) memory: String,
     /// A PCI device for the guest; repeat it for more.
     ///
-    /// SPEC is an address (3b:00.0 one function, 3b:00 every function of the slot) or a path in /sys, then any of:
-    /// id=NAME a name for it; guest-address=BB:00[.F] its place in the guest; rom=on|off|FILE its expansion ROM;
-    /// expect=VVVV:DDDD refuse another device than this.
+    /// SPEC is an address, 3b:00.0 for one function or 3b:00 for every function of
+    /// the slot, or a path in /sys. Behind it may come, with commas:
+    ///   id=NAME                 what strait calls it
+    ///   guest-address=BB:00[.F] its place in the guest
+    ///   rom=on|off|FILE         its expansion ROM
+    ///   expect=VVVV:DDDD        refuse another device than this
     #[arg(long, value_name = "SPEC", verbatim_doc_comment)]
     pub(crate) vfio: Vec<String>,
     /// DMA between passed devices; auto: when there are two or more.
@@ -79,8 +82,10 @@ pub(crate) struct RunArgs {
     pub(crate) p2p: Option<String>,
     /// How the guest sees its CPUs.
     ///
-    /// hide=kvm hides KVM's CPUID leaf, hide=all the hypervisor bit too; hv-vendor=XXXXXXXXXXXX sets the vendor
-    /// of the hypervisor leaf; threads=N threads per core; cores=N cores per package.
+    ///   hide=kvm|all            hide KVM's CPUID leaf; the hypervisor bit too
+    ///   hv-vendor=XXXXXXXXXXXX  vendor of the hypervisor leaf
+    ///   threads=N               threads per core
+    ///   cores=N                 cores per package
     #[arg(long, value_name = "KEY=VALUE,...", verbatim_doc_comment)]
     pub(crate) cpu: Vec<String>,
     /// Where the first serial port goes: stdio, none, file=PATH or socket=PATH [default: stdio].
@@ -246,6 +251,7 @@ mod tests {
             let examples: Vec<_> =
                 after.lines().take_while(|line| line.starts_with("  ")).collect();
             assert_eq!(examples.len(), 2, "{help}");
+            assert!(help.trim_end().ends_with(examples[1]), "{help}");
             for example in examples {
                 Cli::try_parse_from(example.split_whitespace()).expect(example);
             }

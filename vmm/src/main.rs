@@ -7,6 +7,7 @@ mod cli;
 mod command;
 #[allow(dead_code, reason = "the builder reads it")]
 mod config;
+#[allow(dead_code, reason = "the builder calls it")]
 mod report;
 
 use std::process::ExitCode;

@@ -2,6 +2,8 @@
 //!
 //! Everything but a command's own output goes to standard error.
 
+mod dry_run;
+
 use std::{
     error::Error,
     fmt::Write as _,
@@ -9,7 +11,15 @@ use std::{
     panic,
 };
 
-use strait_resources::{codes, failure::Failure};
+use strait_arch::plan::Plan;
+use strait_resources::{
+    codes,
+    failure::Failure,
+    host::{pci::HostFunction, sysroot::Sysroot},
+    names::Names,
+};
+
+use crate::config::RunConfig;
 
 /// A chain of causes longer than this is a loop.
 const MAX_CAUSES: usize = 16;
@@ -29,6 +39,22 @@ pub(crate) fn out(text: &str) -> Result<(), Failure> {
 /// Why strait stops.
 pub(crate) fn failure(failure: &Failure) {
     say(&rendered(failure, "error"));
+}
+
+/// What the user should know although strait goes on.
+pub(crate) fn warnings(warnings: &[Failure]) {
+    for warning in warnings {
+        say(&rendered(warning, "warning"));
+    }
+}
+
+/// The machine that would run; `hosts` are the passed functions.
+pub(crate) fn dry_run(
+    config: &RunConfig,
+    hosts: &[&HostFunction],
+    plan: &Plan,
+) -> Result<(), Failure> {
+    out(&dry_run::render(config, &Names::load(&Sysroot::host()), hosts, plan))
 }
 
 /// From now on a panic of any thread prints E9001 and ends the process with its status, after `restore` put back

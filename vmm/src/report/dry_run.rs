@@ -1,0 +1,401 @@
+//! The machine as `--dry-run` shows it: what boots, the address map, each passed function with its place and BARs.
+
+use std::fmt::Write as _;
+
+use strait_arch::plan::{BarPlan, FunctionPlan, Plan, PortPlan, xorg_bus_id};
+use strait_devices::pci::{
+    caps,
+    regs::{HEADER_SIZE, INTERRUPT_PIN, STATUS, STATUS_CAPABILITIES, capability, msi, msix},
+};
+use strait_resources::{
+    bar::{BarIndex, BarKind},
+    bdf::Bdf,
+    host::pci::HostFunction,
+    names::{self, Names},
+    size::Size,
+};
+
+use crate::config::{BootMode, Cpu, Hide, P2p, Pages, RunConfig, Serial};
+
+/// What a line of the picture and of the lists may take.
+const COLUMNS: usize = 100;
+/// Room for the first word of a line: the longest is `interrupts`.
+const LABEL: usize = 10;
+
+/// The whole text. `hosts` are the passed functions, in any order.
+pub(super) fn render(
+    config: &RunConfig,
+    names: &Names,
+    hosts: &[&HostFunction],
+    plan: &Plan,
+) -> String {
+    let mut text = String::new();
+    let functions = plan.ports.iter().map(|port| port.functions.len()).sum();
+    heading(&mut text, "Machine");
+    machine(&mut text, config, functions);
+    heading(&mut text, "Addresses");
+    text.push_str(&plan.picture(COLUMNS));
+    if functions > 0 {
+        heading(&mut text, "Devices");
+    }
+    for (port, function) in plan
+        .ports
+        .iter()
+        .flat_map(|port| port.functions.iter().map(move |function| (port, function)))
+    {
+        let host = hosts.iter().find(|host| host.bdf == function.host);
+        device(&mut text, port, function, host.copied(), names);
+    }
+    let _ =
+        writeln!(text, "\nNothing was touched. The same without --dry-run starts this machine.");
+    text
+}
+
+fn heading(text: &mut String, title: &str) {
+    let gap = if text.is_empty() { "" } else { "\n" };
+    let _ = writeln!(text, "{gap}{title}");
+}
+
+fn line(text: &mut String, label: &str, value: &str) {
+    let _ = writeln!(text, "  {label:LABEL$}  {value}");
+}
+
+fn machine(text: &mut String, config: &RunConfig, functions: usize) {
+    let kernel = &config.kernel;
+    let entry = match kernel.boot {
+        BootMode::Auto => "by PVH where it has that entry, else by the bzImage's 64-bit entry",
+        BootMode::Pvh => "by PVH",
+        BootMode::BzImage => "by the bzImage's 64-bit entry",
+    };
+    line(text, "kernel", &format!("{}, {entry}", kernel.path.display()));
+    if let Some(initramfs) = &kernel.initramfs {
+        line(text, "initramfs", &initramfs.display().to_string());
+    }
+    line(text, "cmdline", &kernel.cmdline);
+    line(text, "CPUs", &cpus(&config.cpu));
+    let pages = match config.memory.pages {
+        Pages::Default => "in transparent huge pages where the host has them",
+        Pages::Huge2M => "in huge pages of 2 MiB",
+        Pages::Huge1G => "in huge pages of 1 GiB",
+    };
+    line(text, "memory", &format!("{} {pages}", Size(config.memory.size)));
+    let serial = match &config.serial {
+        Serial::Stdio => "standard input and output".to_owned(),
+        Serial::None => "nowhere".to_owned(),
+        Serial::File(path) => format!("file {}", path.display()),
+        Serial::Socket(path) => format!("socket {}", path.display()),
+    };
+    line(text, "serial", &serial);
+    let p2p = match (config.p2p, functions) {
+        (P2p::Off, _) => "off",
+        (P2p::On, _) => "on",
+        (P2p::Auto, 0 | 1) => "off: it takes two devices",
+        (P2p::Auto, _) => "on: there are two devices or more",
+    };
+    line(text, "P2P", p2p);
+}
+
+fn cpus(cpu: &Cpu) -> String {
+    let (count, cores, threads) =
+        (cpu.count.get(), cpu.cores_per_package.get(), cpu.threads_per_core.get());
+    let packages = usize::from(count) / (usize::from(cores) * usize::from(threads)).max(1);
+    let mut text = format!("{count}: {packages} x {cores} x {threads} (packages, cores, threads)");
+    match cpu.hide {
+        Hide::No => {}
+        Hide::Kvm => text.push_str(", no KVM leaf"),
+        Hide::All => text.push_str(", no KVM leaf, no hypervisor bit"),
+    }
+    if let Some(vendor) = cpu.hv_vendor {
+        let printable = String::from_utf8_lossy(&vendor);
+        let _ = write!(text, ", hypervisor vendor \"{}\"", printable.trim_end_matches('\0'));
+    }
+    text
+}
+
+fn device(
+    text: &mut String,
+    port: &PortPlan,
+    function: &FunctionPlan,
+    host: Option<&HostFunction>,
+    names: &Names,
+) {
+    let name = host.map(|host| names.function(host)).unwrap_or_default();
+    let room = COLUMNS.saturating_sub(16);
+    let _ = writeln!(text, "  {}  {}", function.host, shortened(&name, room));
+    let guest = format!(
+        "{}, Xorg BusID \"{}\", behind root port {} ({})",
+        short(function.at),
+        xorg_bus_id(function.at),
+        short(port.at),
+        port.id
+    );
+    line(text, "guest", &guest);
+    if let Some(host) = host {
+        line(text, "host", &facts(host));
+        let reset = match host.reset_methods.as_slice() {
+            [] => "none that the kernel knows".to_owned(),
+            methods => methods.join(", "),
+        };
+        line(text, "reset", &reset);
+        line(text, "interrupts", &interrupts(host));
+    }
+    let sizes = function.bars.iter().map(|bar| Size(bar.spec.size).to_string().len());
+    let size_column = sizes.max().unwrap_or(0);
+    for bar in &function.bars {
+        let kind = kind(bar.spec.kind);
+        let size = Size(bar.spec.size).to_string();
+        let note = note(bar, host);
+        line(
+            text,
+            &bar.spec.index.to_string(),
+            &format!("{kind:19}  {size:>size_column$}  {}{note}", bar.at),
+        );
+    }
+}
+
+fn facts(host: &HostFunction) -> String {
+    let mut facts = vec![names::class(host.class)];
+    facts.push(match host.group {
+        Some(group) => format!("IOMMU group {group}"),
+        None => "no IOMMU group".to_owned(),
+    });
+    facts.push(match &host.driver {
+        Some(driver) => format!("driver {driver}"),
+        None => "no driver".to_owned(),
+    });
+    if let Some(node) = host.numa_node {
+        facts.push(format!("NUMA node {node}"));
+    }
+    facts.join(", ")
+}
+
+/// What the function says it can do. The kernel may grant fewer vectors; that is known when it is opened.
+fn interrupts(host: &HostFunction) -> String {
+    let config = &host.config;
+    let mut kinds = Vec::new();
+    match config.get(usize::from(INTERRUPT_PIN)) {
+        Some(pin @ 1..=4) => kinds.push(format!("INT{}", char::from(b'A' + pin - 1))),
+        Some(_) => {}
+        None => return "unknown: config space cannot be read".to_owned(),
+    }
+    for entry in caps::capabilities(config) {
+        let control = |at| caps::read16(config, entry.offset + at);
+        match entry.id {
+            capability::MSI => kinds.extend(control(msi::CONTROL).map(|control| {
+                let log2 = (control & msi::CONTROL_CAPABLE) >> msi::CONTROL_CAPABLE_SHIFT;
+                format!("MSI ({})", 1_u32 << log2)
+            })),
+            capability::MSIX => kinds
+                .extend(control(msix::CONTROL).map(|control| {
+                    format!("MSI-X ({})", (control & msix::CONTROL_TABLE_SIZE) + 1)
+                })),
+            _ => {}
+        }
+    }
+    let has_more = caps::read16(config, STATUS).unwrap_or(0) & STATUS_CAPABILITIES != 0;
+    if has_more && config.len() <= usize::from(HEADER_SIZE) {
+        kinds.push("others only root can see".to_owned());
+    }
+    if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") }
+}
+
+fn note(bar: &BarPlan, host: Option<&HostFunction>) -> &'static str {
+    let on_host = host.and_then(|host| host.bars.iter().find(|spec| spec.index == bar.spec.index));
+    let is = |kind: BarKind, prefetchable: bool| kind == BarKind::Memory64 { prefetchable };
+    if is(bar.spec.kind, true) && on_host.is_some_and(|spec| is(spec.kind, false)) {
+        return " (host: 64-bit)";
+    }
+    match (bar.dma_reachable, bar.spec.kind.is_memory(), bar.spec.index) {
+        (false, true, index) if index != BarIndex::ROM => " (no DMA by peers)",
+        _ => "",
+    }
+}
+
+const fn kind(kind: BarKind) -> &'static str {
+    match kind {
+        BarKind::Io => "I/O ports",
+        BarKind::Memory32 { prefetchable: false } => "32-bit",
+        BarKind::Memory32 { prefetchable: true } => "32-bit prefetchable",
+        BarKind::Memory64 { prefetchable: false } => "64-bit",
+        BarKind::Memory64 { prefetchable: true } => "64-bit prefetchable",
+        BarKind::Rom => "32-bit",
+    }
+}
+
+/// The guest has one segment: it goes without saying.
+fn short(bdf: Bdf) -> String {
+    format!("{:02x}:{:02x}.{:x}", bdf.bus(), bdf.device(), bdf.function())
+}
+
+fn shortened(text: &str, room: usize) -> String {
+    if text.chars().count() <= room {
+        return text.to_owned();
+    }
+    text.chars().take(room.saturating_sub(3)).chain("...".chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU8;
+
+    use strait_arch::plan::{FunctionRequest, PlanRequest, PortRequest};
+    use strait_resources::{
+        bar::BarSpec,
+        host::{
+            pci::{Class, Header},
+            sysroot::Sysroot,
+        },
+        range::AddressRange,
+    };
+
+    use super::*;
+    use crate::config::{Kernel, Memory};
+
+    fn bar(index: u8, kind: BarKind, size: u64) -> BarSpec {
+        BarSpec { index: BarIndex::new(index).unwrap(), kind, size }
+    }
+
+    /// A GPU with INTA, 16 MSI vectors and 9 MSI-X vectors.
+    fn gpu() -> HostFunction {
+        let mut config = vec![0; 256];
+        config[0x06] = 0x10;
+        config[0x34] = 0x40;
+        config[0x3d] = 1;
+        config[0x40..0x44].copy_from_slice(&[0x05, 0x60, 0x88, 0x00]);
+        config[0x60..0x64].copy_from_slice(&[0x11, 0x00, 0x08, 0x00]);
+        HostFunction {
+            bdf: "3b:00.0".parse().unwrap(),
+            vendor: 0x10de,
+            device: 0x1e07,
+            subsystem_vendor: 0,
+            subsystem_device: 0,
+            revision: 0xa1,
+            class: Class(0x03_0000),
+            driver: Some("vfio-pci".into()),
+            driver_override: None,
+            group: Some(13),
+            numa_node: Some(1),
+            bars: vec![
+                bar(0, BarKind::Memory32 { prefetchable: false }, 16 << 20),
+                bar(1, BarKind::Memory64 { prefetchable: false }, 32 << 30),
+                bar(5, BarKind::Io, 128),
+                bar(6, BarKind::Rom, 512 << 10),
+            ],
+            unassigned: vec![],
+            config,
+            header: Header::Normal,
+            link: None,
+            reset_methods: vec!["flr".into(), "bus".into()],
+            power_state: None,
+            boot_vga: None,
+            physical_function: None,
+            label: None,
+        }
+    }
+
+    fn plan(hosts: &[HostFunction]) -> Plan {
+        let port = |host: &HostFunction| PortRequest {
+            id: "gpu".into(),
+            bus: None,
+            functions: vec![FunctionRequest { number: 0, host: host.bdf, bars: host.bars.clone() }],
+        };
+        let request = PlanRequest {
+            ram: 4 << 30,
+            physical_bits: 46,
+            iova: AddressRange::inclusive(0, (1 << 46) - 1).into_iter().collect(),
+            reserved: vec![],
+            ports: hosts.iter().map(port).collect(),
+            mmio32: None,
+            mmio64: None,
+        };
+        request.solve().unwrap()
+    }
+
+    fn config() -> RunConfig {
+        RunConfig {
+            kernel: Kernel {
+                path: "/boot/vmlinuz".into(),
+                initramfs: None,
+                cmdline: "console=ttyS0 quiet".into(),
+                boot: BootMode::Auto,
+            },
+            cpu: Cpu {
+                count: NonZeroU8::new(8).unwrap(),
+                threads_per_core: NonZeroU8::new(2).unwrap(),
+                cores_per_package: NonZeroU8::new(4).unwrap(),
+                hide: Hide::Kvm,
+                hv_vendor: Some(*b"short\0\0\0\0\0\0\0"),
+            },
+            memory: Memory { size: 4 << 30, pages: Pages::Default },
+            vfio: vec![],
+            p2p: P2p::Auto,
+            serial: Serial::Stdio,
+            mmio32: None,
+            mmio64: None,
+            dry_run: true,
+        }
+    }
+
+    fn text(hosts: &[HostFunction]) -> String {
+        // An empty directory: names are numbers, whatever the machine of the test has.
+        let nowhere = tempfile::tempdir().unwrap();
+        let names = Names::load(&Sysroot::at(nowhere.path()));
+        let all: Vec<&HostFunction> = hosts.iter().collect();
+        render(&config(), &names, &all, &plan(hosts))
+    }
+
+    #[test]
+    fn device_is_shown_with_its_place_and_every_bar() {
+        let text = text(&[gpu()]);
+        for says in [
+            "0000:3b:00.0  VGA controller [10de:1e07]",
+            "01:00.0, Xorg BusID \"PCI:1:0:0\", behind root port 00:",
+            "VGA controller, IOMMU group 13, driver vfio-pci, NUMA node 1\n",
+            "reset       flr, bus\n",
+            "INTA, MSI (16), MSI-X (9)",
+            "BAR 0       32-bit                  16 MiB  0x",
+            "BAR 5       I/O ports            128 bytes  0x",
+            "ROM         32-bit                 512 KiB  0x",
+            "64-bit prefetchable     32 GiB  0x800000000-0xfffffffff (host: 64-bit)",
+            "8: 1 x 4 x 2 (packages, cores, threads), no KVM leaf, hypervisor vendor \"short\"",
+            "4 GiB in transparent huge pages",
+        ] {
+            assert!(text.contains(says), "no {says:?} in\n{text}");
+        }
+        let bar1 = plan(&[gpu()]).ports[0].functions[0].bars[1].at;
+        assert!(text.contains(&bar1.to_string()), "{text}");
+    }
+
+    #[test]
+    fn every_line_fits_a_hundred_columns() {
+        let mut long = gpu();
+        long.driver = Some("a_driver_with_quite_a_name".into());
+        for line in text(&[long]).lines() {
+            assert!(line.chars().count() <= 100, "{line}");
+        }
+    }
+
+    #[test]
+    fn machine_without_devices_has_no_list_of_them() {
+        let text = text(&[]);
+        assert!(text.contains("Addresses") && !text.contains("Devices"), "{text}");
+        assert!(text.contains("off: it takes two devices"), "{text}");
+    }
+
+    #[test]
+    fn interrupts_of_a_header_alone_say_who_can_see_more() {
+        let mut host = gpu();
+        host.config.truncate(64);
+        assert_eq!(interrupts(&host), "INTA, others only root can see");
+        host.config.truncate(32);
+        assert_eq!(interrupts(&host), "unknown: config space cannot be read");
+        host.config = vec![0; 256];
+        assert_eq!(interrupts(&host), "none");
+    }
+
+    #[test]
+    fn shortened_text_ends_in_dots() {
+        assert_eq!(shortened("abcdef", 6), "abcdef");
+        assert_eq!(shortened("abcdefg", 6), "abc...");
+    }
+}
