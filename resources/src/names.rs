@@ -118,6 +118,7 @@ pub fn class(class: Class) -> String {
         (0x10, ..) => "encryption controller",
         (0x11, ..) => "signal processing controller",
         (0x12, ..) => "accelerator",
+        (0x00 | 0xff, ..) => "device without class",
         _ => return format!("class {class}"),
     };
     known.to_owned()
@@ -154,7 +155,7 @@ mod tests {
         let tree = Tree::two_cards();
         let names = Names::load(&tree.sysroot());
         assert_eq!(names.function(&gpu(&tree)), "VGA controller [10de:1e07]");
-        assert_eq!(class(Class(0xff_0001)), "class ff0001");
+        assert_eq!(class(Class(0x42_0001)), "class 420001");
     }
 
     #[test]

@@ -95,6 +95,14 @@ impl Class {
     }
 }
 
+impl Link {
+    /// Slower or narrower than the card can. Normal for an idle graphics card, which speeds up under load; a
+    /// narrower link under load is a matter of the slot.
+    pub fn is_reduced(&self) -> bool {
+        self.speed != self.max_speed || self.width != self.max_width
+    }
+}
+
 /// PCI Express link, as the kernel words it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -255,8 +263,8 @@ impl Attributes<'_> {
         };
         let (width, max_width) =
             (number(self.text("current_link_width")?), number(self.text("max_link_width")?));
-        // 255 lanes is how the kernel prints "unknown".
-        Ok((max_width != 255).then_some(Link { speed, width, max_speed, max_width }))
+        // A function that is no PCI Express one has these files too; they say nothing.
+        Ok((max_speed != "Unknown").then_some(Link { speed, width, max_speed, max_width }))
     }
 
     /// The first seven lines of `resource`: BAR 0 to 5, ROM; "start end flags" each. An integrated endpoint's
@@ -423,6 +431,7 @@ mod tests {
             ("2.5 GT/s PCIe", "8.0 GT/s PCIe")
         );
         assert_eq!((link.width, link.max_width), (16, 16));
+        assert!(link.is_reduced());
         assert_eq!(function.reset_methods, ["flr", "bus"]);
         assert_eq!(function.power_state.as_deref(), Some("D0"));
     }

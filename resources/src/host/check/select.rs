@@ -72,6 +72,10 @@ fn unknown(sysroot: &Sysroot, existing: &[Bdf], selector: BdfSelector) -> Failur
         let cause = format!("{cause}; {} lists none at all", pci::DEVICES);
         return Failure::new(&codes::E1101, cause, "run strait where the host's sysfs is visible");
     }
+    // Of addresses that are typed equally wrong, the one that is close by.
+    let (BdfSelector::Function(wanted) | BdfSelector::Slot(wanted)) = selector;
+    let mut existing = existing.to_vec();
+    existing.sort_by_key(|bdf| place(*bdf).abs_diff(place(wanted)));
     let written: Vec<String> = existing.iter().map(Bdf::to_string).collect();
     let nearest = ranked(&selector.to_string(), written.iter().map(String::as_str), SHOWN);
     let fix = match nearest.first() {
@@ -85,6 +89,14 @@ fn unknown(sysroot: &Sysroot, existing: &[Bdf], selector: BdfSelector) -> Failur
         let name = function.map(|function| names.function(&function)).unwrap_or_default();
         failure.detail(format!("there is {address} {name}").trim_end())
     })
+}
+
+/// Where an address is among all, as the hardware numbers them.
+fn place(bdf: Bdf) -> u32 {
+    u32::from(bdf.segment()) << 16
+        | u32::from(bdf.bus()) << 8
+        | u32::from(bdf.device()) << 3
+        | u32::from(bdf.function())
 }
 
 fn twice(bdf: Bdf, earlier: BdfSelector, later: BdfSelector) -> Failure {
@@ -165,7 +177,7 @@ mod tests {
         let failure = resolved(&Tree::two_cards(), &["3c:00.0"]).unwrap_err();
         assert_eq!(failure.code.id, "E1101");
         assert!(failure.cause.contains("0000:3c:00.0"), "{}", failure.cause);
-        assert!(failure.fix.contains("0000:03:00.0") || failure.fix.contains("0000:3b:00.0"));
+        assert!(failure.fix.contains("did you mean 0000:3b:00.0?"), "{}", failure.fix);
         let line = "there is 0000:3b:00.0 VGA controller [10de:1e07]";
         assert!(failure.details.iter().any(|detail| detail == line), "{:?}", failure.details);
     }
