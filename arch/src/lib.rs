@@ -1,5 +1,8 @@
 //! What an x86-64 PC looks like: addresses, tables, registers. Pure over guest memory.
 
+pub mod boot;
 pub mod cpuid;
 pub mod layout;
+pub mod msr;
 pub mod plan;
+pub mod regs;

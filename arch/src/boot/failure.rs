@@ -1,0 +1,77 @@
+//! Boot errors as refusals: what the file is, and what to do.
+
+use strait_resources::{codes, failure::Failure};
+
+use super::BootError;
+
+impl BootError {
+    /// With code and fix.
+    pub fn into_failure(self) -> Failure {
+        let cause = self.to_string();
+        match self {
+            Self::Read { source, .. } => {
+                Failure::new(&codes::E2101, cause, "check the path and its permissions")
+                    .source(source)
+            }
+            Self::NotAKernel { .. } => Failure::new(
+                &codes::E2102,
+                cause,
+                "give --kernel a bzImage (/boot/vmlinuz-*) or an ELF vmlinux for x86-64",
+            ),
+            Self::NoPvh { .. } => {
+                Failure::new(&codes::E2102, cause, "use --boot auto, which finds another way in")
+            }
+            Self::KernelTooBig { end, .. } => {
+                // Twice what is loaded: a kernel also unpacks its initramfs and works.
+                let mib = (end.div_ceil(1 << 20) * 2).next_multiple_of(64);
+                Failure::new(
+                    &codes::E2103,
+                    cause,
+                    format!("give the guest more RAM: --memory {mib}M"),
+                )
+            }
+            Self::InitramfsTooBig { len, .. } => {
+                let fix = format!(
+                    "give the guest {} MiB more RAM (up to 2 GiB of it is below 4 GiB), or a smaller initramfs",
+                    len.div_ceil(1 << 20).next_multiple_of(64)
+                );
+                Failure::new(&codes::E2104, cause, fix)
+            }
+            Self::CmdlineTooLong { limit, .. } => {
+                Failure::new(&codes::E2105, cause, format!("shorten --cmdline to {limit} bytes"))
+            }
+            Self::Memory(_) => {
+                Failure::new(&codes::E2103, cause, "give the guest more RAM: --memory 512M")
+            }
+        }
+    }
+}
+
+/// What a file that is no kernel looks like by its first bytes.
+pub(super) fn what_is(head: &[u8]) -> String {
+    let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
+    let known = if head.is_empty() {
+        "an empty file"
+    } else if at(0, b"070701") || at(0, b"070702") {
+        "a cpio archive (an initramfs?)"
+    } else if at(0x38, b"ARM\x64") {
+        "an arm64 kernel"
+    } else if at(0, b"\x1f\x8b") {
+        "gzip-compressed (an initramfs?)"
+    } else if at(0, b"\xfd7zXZ") || at(0, b"\x28\xb5\x2f\xfd") {
+        "a compressed file (an initramfs?)"
+    } else if at(0, b"QFI\xfb") {
+        "a qcow2 disk image"
+    } else if at(0x1fe, b"\x55\xaa") {
+        "a disk image or an old kernel without a boot header"
+    } else if at(0, b"MZ") {
+        "an EFI program"
+    } else if at(0, b"#!") {
+        "a script"
+    } else if head.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+        "a text file"
+    } else {
+        "a file of an unknown kind"
+    };
+    known.to_owned()
+}

@@ -1,0 +1,333 @@
+//! Kernels into guest memory, and where to enter them.
+//!
+//! An ELF vmlinux with a PVH note is entered by it (32-bit, no page tables of ours); one without by the 64-bit
+//! protocol. A bzImage is unwrapped to the vmlinux inside: the monitor decompresses faster than a guest that
+//! sees each of its pages for the first time. Documentation/arch/x86/boot.rst; xen/include/public/arch-x86/hvm/start_info.h.
+
+mod elf;
+mod failure;
+mod protocol;
+mod unwrap;
+
+use std::{
+    fs::File,
+    io::{self, Cursor, Read, Seek},
+    path::{Path, PathBuf},
+};
+
+use linux_loader::loader::{
+    Elf, KernelLoader, bootparam::setup_header, bzimage::BzImage, elf::PvhBootCapability,
+};
+use strait_resources::range::{AddressRange, align_down, align_up};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, ReadVolatile};
+
+use crate::{layout, plan::Plan};
+
+/// Magic of the setup header, and where it and what we read of it stand in a bzImage.
+const HDRS: &[u8; 4] = b"HdrS";
+const HDRS_AT: usize = 0x202;
+/// Highest address for an initramfs where the kernel does not say (`initrd_addr_max` of every 64-bit Linux).
+const INITRAMFS_MAX: u64 = 0x7fff_ffff;
+const PAGE: u64 = 4096;
+/// How much of a file is looked at to tell what it is.
+const HEAD: usize = 0x1000;
+
+/// What to boot.
+#[derive(Clone, Copy, Debug)]
+pub struct BootRequest<'a> {
+    /// bzImage or ELF vmlinux.
+    pub kernel: &'a Path,
+    /// Passed on as it is.
+    pub initramfs: Option<&'a Path>,
+    /// Without NUL.
+    pub cmdline: &'a str,
+    /// Where RAM is.
+    pub plan: &'a Plan,
+    /// Guest-physical address of the ACPI root pointer.
+    pub rsdp: u64,
+    /// Which way in.
+    pub mode: BootMode,
+}
+
+/// Which way into the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BootMode {
+    /// PVH where there is that entry, else the 64-bit one.
+    #[default]
+    Auto,
+    /// PVH or nothing.
+    Pvh,
+    /// The bzImage's own 64-bit entry: the kernel decompresses itself.
+    BzImage,
+}
+
+/// Where the boot CPU starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// 32-bit protected mode without paging, `ebx` points at the start info.
+    Pvh {
+        /// First instruction.
+        rip: u64,
+        /// `hvm_start_info`.
+        start_info: u64,
+    },
+    /// Long mode with identity-mapped low memory, `rsi` points at the zero page.
+    Linux64 {
+        /// First instruction.
+        rip: u64,
+        /// `boot_params`.
+        zero_page: u64,
+    },
+}
+
+/// Why a kernel could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A file.
+    #[error("{} cannot be read", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// Not something that boots.
+    #[error("{} is {what}, not an x86-64 kernel", path.display())]
+    NotAKernel {
+        /// Which file.
+        path: PathBuf,
+        /// What it looks like.
+        what: String,
+    },
+    /// `--boot pvh` for a kernel without that entry.
+    #[error("{} has no PVH entry: {why}", path.display())]
+    NoPvh {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// Too big.
+    #[error("{} needs RAM up to {} MiB, the guest has {} MiB below 4 GiB", path.display(), end.div_ceil(1 << 20), low >> 20)]
+    KernelTooBig {
+        /// Which file.
+        path: PathBuf,
+        /// First address above the kernel.
+        end: u64,
+        /// End of low RAM.
+        low: u64,
+    },
+    /// No room between kernel and end of low RAM.
+    #[error("{} has {} MiB, {} MiB are free above the kernel", path.display(), len.div_ceil(1 << 20), room >> 20)]
+    InitramfsTooBig {
+        /// Which file.
+        path: PathBuf,
+        /// Its size in bytes.
+        len: u64,
+        /// What is free, in bytes.
+        room: u64,
+    },
+    /// Longer than the kernel takes.
+    #[error("the kernel command line has {len} bytes, the kernel takes {limit}")]
+    CmdlineTooLong {
+        /// Bytes without the terminating NUL.
+        len: usize,
+        /// At most.
+        limit: usize,
+    },
+    /// RAM that should be there is not.
+    #[error("boot data cannot be written to guest RAM: {0}")]
+    Memory(String),
+}
+
+/// A kernel in guest memory.
+struct Loaded {
+    /// First instruction for the way that was chosen.
+    rip: u64,
+    pvh: bool,
+    /// First byte above it, bss and decompression room included.
+    end: u64,
+    /// Of a bzImage entered by its own code.
+    header: Option<setup_header>,
+}
+
+/// Loads kernel, initramfs, command line and boot data; says where to enter.
+///
+/// # Errors
+/// A file that cannot be read or is no kernel, too little RAM, a command line that is too long.
+pub fn load(memory: &GuestMemoryMmap, request: &BootRequest<'_>) -> Result<Entry, BootError> {
+    let low =
+        request.plan.ram.first().map_or(0, |range| range.last().saturating_add(1)).min(1 << 32);
+    let kernel = load_kernel(memory, request, low)?;
+    let initramfs = match request.initramfs {
+        Some(path) => Some(load_initramfs(memory, path, &kernel, low)?),
+        None => None,
+    };
+    let limit = match &kernel.header {
+        Some(header) if header.cmdline_size > 0 => header.cmdline_size as usize,
+        _ => layout::CMDLINE_SIZE as usize - 1,
+    };
+    let len = request.cmdline.len();
+    if len > limit.min(layout::CMDLINE_SIZE as usize - 1) {
+        return Err(BootError::CmdlineTooLong { len, limit });
+    }
+    let terminated = [request.cmdline.as_bytes(), &[0]].concat();
+    memory.write_slice(&terminated, GuestAddress(layout::CMDLINE)).map_err(written)?;
+    if kernel.pvh {
+        protocol::pvh(memory, request, initramfs)?;
+        Ok(Entry::Pvh { rip: kernel.rip, start_info: layout::PVH_START_INFO })
+    } else {
+        protocol::linux64(memory, request, kernel.header, initramfs)?;
+        Ok(Entry::Linux64 { rip: kernel.rip, zero_page: layout::ZERO_PAGE })
+    }
+}
+
+fn written(error: impl std::fmt::Display) -> BootError {
+    BootError::Memory(error.to_string())
+}
+
+fn load_kernel(
+    memory: &GuestMemoryMmap,
+    request: &BootRequest<'_>,
+    low: u64,
+) -> Result<Loaded, BootError> {
+    let path = request.kernel;
+    let read = |source| BootError::Read { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(read)?;
+    let mut head = Vec::with_capacity(HEAD);
+    file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(read)?;
+    file.rewind().map_err(read)?;
+    if head.starts_with(b"\x7fELF") {
+        if request.mode == BootMode::BzImage {
+            let what = "an ELF file; --boot bzimage wants a bzImage".to_owned();
+            return Err(BootError::NotAKernel { path: path.to_owned(), what });
+        }
+        return load_elf(memory, request, &mut file, low);
+    }
+    if head.get(HDRS_AT..HDRS_AT + 4) != Some(HDRS) {
+        let what = failure::what_is(&head);
+        return Err(BootError::NotAKernel { path: path.to_owned(), what });
+    }
+    if request.mode == BootMode::BzImage {
+        return load_bzimage(memory, path, &mut file, low);
+    }
+    match unwrap::vmlinux(&mut file, &head) {
+        Ok(vmlinux) => {
+            let loaded = load_elf(memory, request, &mut Cursor::new(vmlinux), low)?;
+            // A vmlinux from inside a bzImage without the note wants its own decompressor's set-up.
+            if loaded.pvh { Ok(loaded) } else { load_bzimage(memory, path, &mut file, low) }
+        }
+        Err(unwrap::Error::Io(source)) => Err(read(source)),
+        Err(why) if request.mode == BootMode::Pvh => {
+            Err(BootError::NoPvh { path: path.to_owned(), why: why.to_string() })
+        }
+        Err(_) => load_bzimage(memory, path, &mut file, low),
+    }
+}
+
+fn load_elf<F: Read + ReadVolatile + Seek>(
+    memory: &GuestMemoryMmap,
+    request: &BootRequest<'_>,
+    image: &mut F,
+    low: u64,
+) -> Result<Loaded, BootError> {
+    let path = request.kernel.to_owned();
+    let end = match elf::memory_end(image) {
+        Ok(end) => end,
+        Err(elf::Error::Io(source)) => return Err(BootError::Read { path, source }),
+        Err(elf::Error::Odd(what)) => return Err(BootError::NotAKernel { path, what }),
+    };
+    if end > low {
+        return Err(BootError::KernelTooBig { path, end, low });
+    }
+    let result = Elf::load(memory, None, image, Some(GuestAddress(0))).map_err(|error| {
+        BootError::NotAKernel {
+            path: path.clone(),
+            what: format!("an ELF file that does not load ({error})"),
+        }
+    })?;
+    match result.pvh_boot_cap {
+        PvhBootCapability::PvhEntryPresent(entry) => {
+            Ok(Loaded { rip: entry.0, pvh: true, end, header: None })
+        }
+        _ if request.mode == BootMode::Pvh => {
+            let why = "it was built without CONFIG_PVH".to_owned();
+            Err(BootError::NoPvh { path, why })
+        }
+        _ => Ok(Loaded { rip: result.kernel_load.0, pvh: false, end, header: None }),
+    }
+}
+
+fn load_bzimage(
+    memory: &GuestMemoryMmap,
+    path: &Path,
+    file: &mut File,
+    low: u64,
+) -> Result<Loaded, BootError> {
+    let odd = |what: String| BootError::NotAKernel { path: path.to_owned(), what };
+    let start = GuestAddress(layout::HIGH_MEMORY_START);
+    let len = file
+        .seek(io::SeekFrom::End(0))
+        .map_err(|source| BootError::Read { path: path.to_owned(), source })?;
+    if layout::HIGH_MEMORY_START.saturating_add(len) > low {
+        return Err(BootError::KernelTooBig {
+            path: path.to_owned(),
+            end: layout::HIGH_MEMORY_START + len,
+            low,
+        });
+    }
+    let result = BzImage::load(memory, Some(start), file, Some(start))
+        .map_err(|error| odd(format!("a bzImage that does not load ({error})")))?;
+    let header =
+        result.setup_header.ok_or_else(|| odd("a bzImage without a setup header".to_owned()))?;
+    // XLF_KERNEL_64: there is a 64-bit entry at 0x200.
+    if header.version < 0x020c || header.xloadflags & 1 == 0 {
+        return Err(odd("a bzImage without a 64-bit entry".to_owned()));
+    }
+    // It decompresses itself to where it wants to run, and needs this much room there.
+    let end = start.0.max(header.pref_address).saturating_add(u64::from(header.init_size));
+    if end > low {
+        return Err(BootError::KernelTooBig { path: path.to_owned(), end, low });
+    }
+    Ok(Loaded { rip: result.kernel_load.0 + 0x200, pvh: false, end, header: Some(header) })
+}
+
+/// As high as it may be: out of the way of whatever the kernel does first.
+fn load_initramfs(
+    memory: &GuestMemoryMmap,
+    path: &Path,
+    kernel: &Loaded,
+    low: u64,
+) -> Result<AddressRange, BootError> {
+    let read = |source| BootError::Read { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(read)?;
+    let len = file.metadata().map_err(read)?.len();
+    let limit = match &kernel.header {
+        Some(header) if header.initrd_addr_max > 0 => u64::from(header.initrd_addr_max),
+        _ => INITRAMFS_MAX,
+    };
+    let top = low.min(limit.saturating_add(1));
+    let bottom = align_up(kernel.end, PAGE).unwrap_or(u64::MAX);
+    let room = top.saturating_sub(bottom);
+    let start =
+        top.checked_sub(len).map(|start| align_down(start, PAGE)).filter(|start| *start >= bottom);
+    let too_big = BootError::InitramfsTooBig { path: path.to_owned(), len, room };
+    let range = start.and_then(|start| AddressRange::new(start, len));
+    let Some(range) = range else {
+        let what = "an empty file".to_owned();
+        return Err(if len == 0 {
+            BootError::NotAKernel { path: path.to_owned(), what }
+        } else {
+            too_big
+        });
+    };
+    let len = usize::try_from(len).map_err(written)?;
+    memory
+        .read_exact_volatile_from(GuestAddress(range.first()), &mut file, len)
+        .map_err(|error| read(io::Error::other(error)))?;
+    Ok(range)
+}
+
+#[cfg(test)]
+mod tests;

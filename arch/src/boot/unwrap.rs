@@ -1,0 +1,184 @@
+//! The vmlinux inside a bzImage (Documentation/arch/x86/boot.rst, payload_offset), decompressed by the monitor.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+};
+
+/// A kernel is tens of MiB; a stream that grows beyond this is no kernel.
+const MAX_VMLINUX: u64 = 1 << 30;
+/// The kernel's lz4 stream is in the legacy format: blocks of 8 MiB decompressed, each with its length.
+const LZ4_MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
+const LZ4_BLOCK: usize = 8 << 20;
+const SECTOR: u64 = 512;
+
+const SETUP_SECTORS: usize = 0x1f1;
+const VERSION: usize = 0x206;
+const PAYLOAD_OFFSET: usize = 0x248;
+const PAYLOAD_LENGTH: usize = 0x24c;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("cannot be read")]
+    Io(#[source] io::Error),
+    #[error("its boot protocol is older than 2.08")]
+    Old,
+    #[error("its payload is compressed in a way strait does not know (it starts with {0:02x?})")]
+    Unknown([u8; 4]),
+    #[error("its payload does not decompress: {0}")]
+    Broken(String),
+    #[error("its payload is no ELF file")]
+    NotElf,
+}
+
+/// Reads the payload of a bzImage that starts with `head` and decompresses it.
+pub(super) fn vmlinux(file: &mut File, head: &[u8]) -> Result<Vec<u8>, Error> {
+    let (offset, len) = payload(head).ok_or(Error::Old)?;
+    file.seek(SeekFrom::Start(offset)).map_err(Error::Io)?;
+    let mut compressed = Vec::new();
+    file.by_ref().take(len).read_to_end(&mut compressed).map_err(Error::Io)?;
+    let vmlinux = decompress(&compressed)?;
+    if vmlinux.starts_with(b"\x7fELF") { Ok(vmlinux) } else { Err(Error::NotElf) }
+}
+
+/// Where the payload is in the file, and its length.
+fn payload(head: &[u8]) -> Option<(u64, u64)> {
+    let u32_at = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
+    let version = u16::from_le_bytes(head.get(VERSION..VERSION + 2)?.try_into().ok()?);
+    if version < 0x0208 {
+        return None;
+    }
+    // 0 means 4, from the time of floppy disks; the boot sector itself comes on top.
+    let sectors = match *head.get(SETUP_SECTORS)? {
+        0 => 4,
+        sectors => u64::from(sectors),
+    };
+    let offset = (sectors + 1) * SECTOR + u64::from(u32_at(PAYLOAD_OFFSET)?);
+    let len = u64::from(u32_at(PAYLOAD_LENGTH)?);
+    (len > 4).then_some((offset, len))
+}
+
+fn decompress(compressed: &[u8]) -> Result<Vec<u8>, Error> {
+    let magic = compressed.first_chunk::<4>().copied().unwrap_or_default();
+    match magic {
+        [0x1f, 0x8b, ..] => bounded(flate2::read::GzDecoder::new(compressed)),
+        // One stream; what the build appended behind it (the size) must not be taken for another.
+        [0xfd, b'7', b'z', b'X'] => bounded(lzma_rust2::XzReader::new(compressed, false)),
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            let stream = ruzstd::decoding::StreamingDecoder::new(compressed);
+            bounded(stream.map_err(|error| Error::Broken(error.to_string()))?)
+        }
+        LZ4_MAGIC => lz4(compressed.get(4..).unwrap_or_default()),
+        [0x7f, b'E', b'L', b'F'] => Ok(compressed.to_vec()),
+        other => Err(Error::Unknown(other)),
+    }
+}
+
+fn bounded(stream: impl Read) -> Result<Vec<u8>, Error> {
+    let mut vmlinux = Vec::new();
+    let read = stream.take(MAX_VMLINUX + 1).read_to_end(&mut vmlinux);
+    match read {
+        Ok(len) if len as u64 > MAX_VMLINUX => Err(too_large()),
+        Ok(_) => Ok(vmlinux),
+        Err(error) => Err(Error::Broken(error.to_string())),
+    }
+}
+
+fn lz4(mut blocks: &[u8]) -> Result<Vec<u8>, Error> {
+    let mut vmlinux = Vec::new();
+    while let Some((len, rest)) = blocks.split_first_chunk::<4>() {
+        let len = u32::from_le_bytes(*len) as usize;
+        // The build appends the decompressed size; no block starts where the payload ends.
+        let Some(block) = rest.get(..len) else { break };
+        let data = lz4_flex::block::decompress(block, LZ4_BLOCK)
+            .map_err(|error| Error::Broken(error.to_string()))?;
+        vmlinux.extend_from_slice(&data);
+        if vmlinux.len() as u64 > MAX_VMLINUX {
+            return Err(too_large());
+        }
+        blocks = &rest[len..];
+    }
+    Ok(vmlinux)
+}
+
+fn too_large() -> Error {
+    Error::Broken(format!("more than {} MiB come out", MAX_VMLINUX >> 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A bzImage with nothing but the fields that matter, and a payload.
+    fn bzimage(payload: &[u8]) -> Vec<u8> {
+        let mut image = vec![0u8; 0x400];
+        image[SETUP_SECTORS] = 1;
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[VERSION..VERSION + 2].copy_from_slice(&0x020f_u16.to_le_bytes());
+        image[PAYLOAD_LENGTH..PAYLOAD_LENGTH + 4]
+            .copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        image.extend_from_slice(payload);
+        image
+    }
+
+    fn unwrap(payload: &[u8]) -> Result<Vec<u8>, Error> {
+        let image = bzimage(payload);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&image).unwrap();
+        vmlinux(&mut file, &image)
+    }
+
+    fn elf() -> Vec<u8> {
+        let mut elf = b"\x7fELF".to_vec();
+        elf.extend((0..100_000_u32).flat_map(|n| (n / 7).to_le_bytes()));
+        elf
+    }
+
+    #[test]
+    fn gzip_payload_with_its_size_appended_comes_out_whole() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&elf()).unwrap();
+        assert_eq!(unwrap(&gzip.finish().unwrap()).unwrap(), elf());
+    }
+
+    #[test]
+    fn lz4_payload_of_several_blocks_with_its_size_appended_comes_out_whole() {
+        let mut payload = LZ4_MAGIC.to_vec();
+        for chunk in elf().chunks(150_000) {
+            let block = lz4_flex::block::compress(chunk);
+            payload.extend((block.len() as u32).to_le_bytes());
+            payload.extend(block);
+        }
+        payload.extend((elf().len() as u32).to_le_bytes());
+        assert_eq!(unwrap(&payload).unwrap(), elf());
+    }
+
+    #[test]
+    fn zstd_payload_comes_out_whole() {
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let compressed = ruzstd::encoding::compress_to_vec(elf().as_slice(), level);
+        assert_eq!(unwrap(&compressed).unwrap(), elf());
+    }
+
+    #[test]
+    fn payload_that_is_cut_is_an_error() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&elf()).unwrap();
+        let gzip = gzip.finish().unwrap();
+        assert!(matches!(unwrap(&gzip[..gzip.len() / 2]), Err(Error::Broken(_))));
+    }
+
+    #[test]
+    fn payload_of_an_unknown_kind_is_named_by_its_bytes() {
+        assert!(matches!(unwrap(b"BZh91AY&SY"), Err(Error::Unknown([b'B', b'Z', b'h', b'9']))));
+    }
+
+    #[test]
+    fn payload_that_is_no_elf_file_is_refused() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(b"hello").unwrap();
+        assert!(matches!(unwrap(&gzip.finish().unwrap()), Err(Error::NotElf)));
+    }
+}
