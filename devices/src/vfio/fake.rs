@@ -6,7 +6,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -51,6 +51,7 @@ pub(crate) struct FakeDevice {
     triggers: Mutex<HashMap<(IrqIndex, u32), EventFd>>,
     resets: bool,
     dies_on_reset: bool,
+    busy: AtomicU32,
 }
 
 impl FakeDevice {
@@ -63,6 +64,7 @@ impl FakeDevice {
             triggers: Mutex::default(),
             resets: true,
             dies_on_reset: false,
+            busy: AtomicU32::new(0),
         };
         device
             .region(CONFIG_REGION, &[0; 4096])
@@ -136,6 +138,12 @@ impl FakeDevice {
     /// A reset that the device does not survive.
     pub(crate) fn dying_on_reset(mut self) -> Self {
         self.dies_on_reset = true;
+        self
+    }
+
+    /// So many resets that only say to try again.
+    pub(crate) fn busy(self, resets: u32) -> Self {
+        self.busy.store(resets, Relaxed);
         self
     }
 
@@ -276,6 +284,10 @@ impl VfioBackend for FakeDevice {
 
     fn reset(&self) -> io::Result<()> {
         self.script.call("reset".to_owned())?;
+        let less = |busy: u32| busy.checked_sub(1);
+        if self.busy.fetch_update(Relaxed, Relaxed, less).is_ok() {
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
         if self.dies_on_reset {
             self.regions[&CONFIG_REGION].content.lock().unwrap().fill(0xff);
         }

@@ -1,7 +1,7 @@
 //! A passed-through function as the guest's PCI bus sees it.
 //!
 //! Configuration space goes by [`Policy`]; BARs are reached directly where they can be and trapped where they must;
-//! interrupts go by [`Irqs`]. This file puts them together and holds what is trapped in BARs; `function/config.rs`
+//! interrupts go by `irqs`. This file puts them together and holds what is trapped in BARs; `function/config.rs`
 //! does configuration accesses and resets.
 
 mod config;
@@ -126,6 +126,7 @@ impl VfioFunction {
                 intx: has_intx,
                 msi: has_vectors(IrqIndex::Msi),
                 msix: layout.is_some(),
+                reset: backend.can_reset(),
             },
         );
 
@@ -242,7 +243,7 @@ impl VfioFunction {
             () => Zone::Device,
         };
         let mut zones: Vec<(Zone, u64, usize)> = Vec::new();
-        for at in (offset..).take(len) {
+        for at in (0..len as u64).map(|byte| offset.saturating_add(byte)) {
             match zones.last_mut() {
                 Some((last, _, len)) if *last == zone(at) => *len += 1,
                 _ => zones.push((zone(at), at, 1)),

@@ -98,6 +98,8 @@ pub struct Presentation {
     pub msi: bool,
     /// VFIO can deliver MSI-X, and the table is where it can be emulated.
     pub msix: bool,
+    /// VFIO can reset the function.
+    pub reset: bool,
 }
 
 /// Where the registers are that are [`Source::Ours`] and move with the device. All are offsets into
@@ -275,7 +277,7 @@ fn capability_rules(config: &[u8], shown: &Presentation, landmarks: &mut Landmar
         rules.push(Rule { at, len: 2, action: Action::Snapshot, why });
         rules.push(pointer(link, found.offset));
         link = found.offset + 1;
-        rules.extend(body_rules(config, *found, landmarks));
+        rules.extend(body_rules(config, *found, shown, landmarks));
     }
     rules.push(pointer(link, 0));
     rules
@@ -290,8 +292,13 @@ fn pointer(at: u16, to: u16) -> Rule {
 }
 
 /// What is behind the two header bytes of a capability that is shown.
-fn body_rules(config: &[u8], found: Capability, landmarks: &mut Landmarks) -> Vec<Rule> {
-    use Action::{Hardware, Ours, Snapshot};
+fn body_rules(
+    config: &[u8],
+    found: Capability,
+    shown: &Presentation,
+    landmarks: &mut Landmarks,
+) -> Vec<Rule> {
+    use Action::{Fix, Hardware, Ours, Snapshot};
     // Registers that lie behind the end of the capability are not there.
     let rule = |at: u16, len, action, why| {
         (at + len <= found.len).then_some(Rule { at: found.offset + at, len, action, why })
@@ -320,17 +327,20 @@ fn body_rules(config: &[u8], found: Capability, landmarks: &mut Landmarks) -> Ve
         }
         capability::VENDOR => vec![rule(2, 1, Snapshot, "length")],
         capability::ADVANCED_FEATURES => {
-            let has_flr = byte(af::CAPABILITIES) & af::CAPABILITIES_FLR != 0;
+            let features = byte(af::CAPABILITIES);
+            let has_flr = features & af::CAPABILITIES_FLR != 0;
+            let hidden = if shown.reset { 0 } else { af::CAPABILITIES_FLR };
             if has_flr {
                 landmarks.advanced = landmarks.advanced.or(landmark(af::CONTROL, 1));
             }
             let control = if has_flr { Ours(Register::AdvancedFeatures) } else { Snapshot };
             vec![
-                rule(2, 2, Snapshot, "advanced features"),
+                rule(2, 1, Snapshot, "length"),
+                rule(af::CAPABILITIES, 1, Fix((features & !hidden).into()), "FLR if VFIO has it"),
                 rule(af::CONTROL, 1, control, "a reset goes through VFIO"),
             ]
         }
-        capability::PCIE => return pcie_rules(config, found, landmarks),
+        capability::PCIE => return pcie_rules(config, found, shown, landmarks),
         _ => vec![Some(Rule {
             at: found.offset + 2,
             len: found.len.saturating_sub(2),
@@ -341,7 +351,12 @@ fn body_rules(config: &[u8], found: Capability, landmarks: &mut Landmarks) -> Ve
     rules.into_iter().flatten().collect()
 }
 
-fn pcie_rules(config: &[u8], found: Capability, landmarks: &mut Landmarks) -> Vec<Rule> {
+fn pcie_rules(
+    config: &[u8],
+    found: Capability,
+    shown: &Presentation,
+    landmarks: &mut Landmarks,
+) -> Vec<Rule> {
     use Action::{Fix, Hardware, Ours, Snapshot};
     let at = |register| found.offset + register;
     let capabilities = read32(config, at(pcie::DEVICE_CAPABILITIES)).unwrap_or(0);
@@ -349,7 +364,9 @@ fn pcie_rules(config: &[u8], found: Capability, landmarks: &mut Landmarks) -> Ve
     if has_flr && found.len >= pcie::DEVICE_CONTROL + 2 {
         landmarks.device_control = landmarks.device_control.or(Some(at(pcie::DEVICE_CONTROL)));
     }
+    // The kernel acts on the bit itself, so it is kept from it even where the guest is not shown the feature.
     let control = if has_flr { Ours(Register::DeviceControl) } else { Hardware };
+    let hidden = if shown.reset { 0 } else { pcie::DEVICE_CAPABILITIES_FLR };
     let flags = read16(config, at(pcie::CAPABILITIES)).unwrap_or(0);
     let kind = (flags & pcie::CAPABILITIES_TYPE) >> pcie::CAPABILITIES_TYPE_SHIFT;
     let integrated = kind == pcie::TYPE_RC_ENDPOINT;
@@ -358,7 +375,7 @@ fn pcie_rules(config: &[u8], found: Capability, landmarks: &mut Landmarks) -> Ve
 
     let mut rules = vec![
         (pcie::CAPABILITIES, 2, Snapshot, "PCI Express capabilities"),
-        (pcie::DEVICE_CAPABILITIES, 4, Snapshot, "device capabilities"),
+        (pcie::DEVICE_CAPABILITIES, 4, Fix(capabilities & !hidden), "FLR if VFIO has it"),
         (pcie::DEVICE_CONTROL, 2, control, "a reset goes through VFIO"),
         (pcie::DEVICE_STATUS, 2, Hardware, "device status"),
         (pcie::LINK_CAPABILITIES, 4, Snapshot, "link capabilities"),

@@ -1,6 +1,6 @@
 //! Configuration accesses and resets of a passed function.
 
-use std::{thread::sleep, time::Duration};
+use std::{io, thread::sleep, time::Duration};
 
 use strait_resources::bar::{BarKind, BarSpec};
 
@@ -19,7 +19,8 @@ use crate::{
     },
 };
 
-/// How long a device may take to answer after the kernel says that its reset is over: tries, and the time between.
+/// How long a device may be busy before a reset, or take to answer after the kernel says that it is over: tries, and
+/// the time between.
 const REVIVAL: (u32, Duration) = (20, Duration::from_millis(50));
 /// The bits of Command that are the guest's own view.
 const COMMAND_SHADOW: u16 = regs::COMMAND_IO | regs::COMMAND_MEMORY | regs::COMMAND_INTX_DISABLE;
@@ -275,7 +276,7 @@ impl VfioFunction {
 
         self.fault = None;
         if self.backend.can_reset() {
-            let outcome = self.backend.reset();
+            let outcome = self.reset_patiently();
             self.warnings.life.reset(outcome.is_ok());
             self.fault = outcome.err().map(|error| DeviceFault::Reset(error.to_string()));
             self.power.in_d0 = true;
@@ -290,6 +291,19 @@ impl VfioFunction {
         if let Some(fault) = self.fault.clone() {
             self.warnings.once("the device is lost", &fault);
         }
+    }
+
+    /// The kernel does not wait for the device's lock: a reset while somebody reads its sysfs files fails and says to
+    /// try again.
+    fn reset_patiently(&self) -> io::Result<()> {
+        let (tries, pause) = REVIVAL;
+        for _ in 1..tries {
+            match self.backend.reset() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(pause),
+                outcome => return outcome,
+            }
+        }
+        self.backend.reset()
     }
 
     fn revives(&self) -> bool {

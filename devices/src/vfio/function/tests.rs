@@ -320,6 +320,14 @@ fn device_that_dies_in_the_reset_is_remembered_as_gone() {
 }
 
 #[test]
+fn busy_device_is_reset_at_the_next_try() {
+    let mut bench = attach(gpu().busy(2)).unwrap();
+    bench.function.reset();
+    assert_eq!(bench.function.fault(), None);
+    assert_eq!(bench.calls().iter().filter(|call| *call == "reset").count(), 3);
+}
+
+#[test]
 fn failed_reset_is_remembered_until_one_works() {
     let mut bench = bench();
     bench.device.fail("reset");

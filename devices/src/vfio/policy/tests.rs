@@ -8,6 +8,7 @@ const ALL: Presentation = Presentation {
     intx: true,
     msi: true,
     msix: true,
+    reset: true,
 };
 
 /// A header with these capabilities (offset, bytes after the header), in list order.
@@ -184,6 +185,21 @@ fn device_control_without_flr_passes() {
     let policy = Policy::new(&config(&list, &[]), &ALL);
     assert_eq!(source(&policy, 0x88), Source::Hardware);
     assert_eq!(policy.landmarks().device_control, None);
+}
+
+#[test]
+fn reset_that_vfio_lacks_is_not_shown_and_still_kept_from_the_kernel() {
+    let list: [(u8, u8, &[u8]); 2] = [
+        (capability::PCIE, 0x80, &[2, 0, 0x21, 0, 0, 0x10]),
+        (capability::ADVANCED_FEATURES, 0xc0, &[6, 3]),
+    ];
+    let policy = Policy::new(&config(&list, &[]), &Presentation { reset: false, ..ALL });
+    assert_eq!(constant32(&policy, 0x84), 0x21);
+    assert_eq!(policy.constant(0xc3), af::CAPABILITIES_TP);
+    assert_eq!(source(&policy, 0x89), Source::Ours(Register::DeviceControl));
+    assert_eq!(source(&policy, 0xc4), Source::Ours(Register::AdvancedFeatures));
+    let policy = Policy::new(&config(&list, &[]), &ALL);
+    assert_eq!((constant32(&policy, 0x84), policy.constant(0xc3)), (0x1000_0021, 3));
 }
 
 #[test]
