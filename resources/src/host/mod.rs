@@ -6,6 +6,7 @@ pub mod driver;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod holders;
+pub mod inventory;
 pub mod iommu;
 pub mod memory;
 pub mod pci;

@@ -95,14 +95,6 @@ impl Class {
     }
 }
 
-impl Link {
-    /// Slower or narrower than the card can. Normal for an idle graphics card, which speeds up under load; a
-    /// narrower link under load is a matter of the slot.
-    pub fn is_reduced(&self) -> bool {
-        self.speed != self.max_speed || self.width != self.max_width
-    }
-}
-
 /// PCI Express link, as the kernel words it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -114,6 +106,14 @@ pub struct Link {
     pub max_speed: String,
     /// The most lanes that the card can.
     pub max_width: u32,
+}
+
+impl Link {
+    /// Slower or narrower than the card can. Normal for an idle graphics card, which speeds up under load; a
+    /// narrower link under load is a matter of the slot.
+    pub fn is_reduced(&self) -> bool {
+        self.speed != self.max_speed || self.width != self.max_width
+    }
 }
 
 impl HostFunction {

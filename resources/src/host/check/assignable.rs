@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     super::{
         driver,
+        holders::Holder,
         iommu::{self, ReservedKind},
         pci::{self, HostFunction},
         sysroot::Sysroot,
@@ -29,13 +30,15 @@ pub fn assignable(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<Vec<W
         viable(sysroot, *group, functions)?;
     }
     for group in &groups {
-        node(sysroot, *group)?;
+        let path = format!("/dev/vfio/{group}");
+        free(*group, &nodes::who_has(sysroot, &path)?.found)?;
+        node(sysroot, *group, &path)?;
     }
     siblings(sysroot, functions)
 }
 
 /// A live endpoint in a group.
-fn kind(sysroot: &Sysroot, function: &HostFunction) -> Result<(), Failure> {
+pub(in super::super) fn kind(sysroot: &Sysroot, function: &HostFunction) -> Result<(), Failure> {
     let bdf = function.bdf;
     if function.is_dead() {
         let cause = format!("{bdf} does not answer: its config space reads as all ones");
@@ -56,7 +59,11 @@ fn kind(sysroot: &Sysroot, function: &HostFunction) -> Result<(), Failure> {
 }
 
 /// The kernel gives no group away that firmware wants mapped one to one.
-fn reserved(sysroot: &Sysroot, group: u32, functions: &[HostFunction]) -> Result<(), Failure> {
+pub(in super::super) fn reserved(
+    sysroot: &Sysroot,
+    group: u32,
+    functions: &[HostFunction],
+) -> Result<(), Failure> {
     let regions = iommu::reserved_regions(sysroot, group)?;
     let direct: Vec<_> =
         regions.iter().filter(|region| region.kind == ReservedKind::Direct).collect();
@@ -78,7 +85,10 @@ fn in_group(functions: &[HostFunction], group: u32) -> impl Iterator<Item = &Hos
 }
 
 /// Every function is on vfio-pci or a variant of it. All that are not come in one refusal, with the commands.
-fn on_vfio(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<(), Failure> {
+pub(in super::super) fn on_vfio(
+    sysroot: &Sysroot,
+    functions: &[HostFunction],
+) -> Result<(), Failure> {
     let others: Vec<&HostFunction> = functions.iter().filter(|f| !f.is_on_vfio()).collect();
     let Some(first) = others.first() else { return Ok(()) };
     let names = Names::load(sysroot);
@@ -115,7 +125,11 @@ fn on_vfio(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<(), Failure>
 
 /// VFIO opens a group only when the host uses nothing in it: members on VFIO, on pci-stub or without driver are
 /// fine, and so are bridges, whose drivers do no DMA of their own.
-fn viable(sysroot: &Sysroot, group: u32, functions: &[HostFunction]) -> Result<(), Failure> {
+pub(in super::super) fn viable(
+    sysroot: &Sysroot,
+    group: u32,
+    functions: &[HostFunction],
+) -> Result<(), Failure> {
     let members = iommu::members(sysroot, group)?;
     let foreign: Vec<&HostFunction> = members.iter().filter(|member| is_foreign(member)).collect();
     if foreign.is_empty() {
@@ -152,35 +166,35 @@ fn viable(sysroot: &Sysroot, group: u32, functions: &[HostFunction]) -> Result<(
     Err(failure)
 }
 
-fn is_foreign(member: &HostFunction) -> bool {
+pub(in super::super) fn is_foreign(member: &HostFunction) -> bool {
     let harmless = |driver: &str| pci::is_vfio_driver(driver) || driver == "pci-stub";
     !member.is_bridge() && member.driver.as_deref().is_some_and(|driver| !harmless(driver))
 }
 
-/// The group's node can be opened by us and is by nobody else.
-fn node(sysroot: &Sysroot, group: u32) -> Result<(), Failure> {
-    let path = format!("/dev/vfio/{group}");
-    if !sysroot.exists(&path) {
+/// Nobody has the group open; `holders` are those who have.
+pub(in super::super) fn free(group: u32, holders: &[Holder]) -> Result<(), Failure> {
+    let [first, others @ ..] = holders else { return Ok(()) };
+    let cause = format!("IOMMU group {group} is in use by {} (pid {})", first.name, first.pid);
+    let fix = format!("end that virtual machine first, or: kill {}", first.pid);
+    Err(others.iter().fold(Failure::new(&codes::E1107, cause, fix), |failure, holder| {
+        failure.detail(format!("also by {} (pid {})", holder.name, holder.pid))
+    }))
+}
+
+/// The group's node is there and we may open it.
+fn node(sysroot: &Sysroot, group: u32, path: &str) -> Result<(), Failure> {
+    if !sysroot.exists(path) {
         let cause = format!("there is no {path}, although the group is on VFIO");
         let fix = format!(
             "in a container, pass the node in: --device {path}; elsewhere: udevadm trigger"
         );
         return Err(Failure::new(&codes::E1004, cause, fix));
     }
-    let holders = nodes::who_has(sysroot, &path)?;
-    if let Some(first) = holders.found.first() {
-        let cause = format!("IOMMU group {group} is in use by {} (pid {})", first.name, first.pid);
-        let fix = format!("end that virtual machine first, or: kill {}", first.pid);
-        let others = holders.found.iter().skip(1);
-        return Err(others.fold(Failure::new(&codes::E1107, cause, fix), |failure, holder| {
-            failure.detail(format!("also by {} (pid {})", holder.name, holder.pid))
-        }));
-    }
-    match nodes::open(sysroot, &path) {
+    match nodes::open(sysroot, path) {
         Ok(()) => Ok(()),
         Err(Refused::Permission(error)) => {
             let fix = "echo 'SUBSYSTEM==\"vfio\", GROUP=\"kvm\", MODE=\"0660\"' > /etc/udev/rules.d/10-vfio.rules && udevadm control --reload && udevadm trigger";
-            Err(nodes::no_permission(sysroot, &path, fix, error)?)
+            Err(nodes::no_permission(sysroot, path, fix, error)?)
         }
         Err(Refused::Busy(error)) => {
             let cause = format!("IOMMU group {group} is in use by a process that we may not see");

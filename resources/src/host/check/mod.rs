@@ -1,7 +1,7 @@
 //! The checks: pure functions over a [`Sysroot`] that refuse with a [`Failure`]. Every command calls these, so
 //! that no two can disagree about a host.
 
-mod assignable;
+pub(super) mod assignable;
 mod machine;
 mod memory;
 mod nodes;
