@@ -266,11 +266,11 @@ fn intel_register(sysroot: &Sysroot, unit: &str, name: &str) -> Result<Option<u6
     hex_register(sysroot, &format!("{UNITS}/{unit}/intel-iommu/{name}"))
 }
 
-/// Hexadecimal without prefix on Intel; AMD joins two registers with a colon and the first is meant.
+/// Hexadecimal without prefix; AMD has "EFR2:EFR" (older kernels: "EFR" alone), and the last is meant.
 fn hex_register(sysroot: &Sysroot, path: &str) -> Result<Option<u64>, SysError> {
     let Some(text) = sysroot.read_if_present(path)? else { return Ok(None) };
-    let first = text.split(':').next().unwrap_or_default().trim_start_matches("0x");
-    u64::from_str_radix(first, 16).map(Some).map_err(|_| SysError::nonsense(path, &text))
+    let last = text.rsplit(':').next().unwrap_or_default();
+    u64::from_str_radix(last, 16).map(Some).map_err(|_| SysError::nonsense(path, &text))
 }
 
 /// The smaller of what the unit takes (MGAW, bits 21:16, less one) and what its deepest page table covers
@@ -414,7 +414,7 @@ mod tests {
     fn dma_constraints_on_amd_keep_the_hypertransport_hole() {
         let tree = Tree::new();
         tree.function(&Function { group: Some(5), ..Function::default() });
-        tree.file("/sys/class/iommu/ivhd0/amd-iommu/features", "25bf732fa2295afe:1d\n");
+        tree.file("/sys/class/iommu/ivhd0/amd-iommu/features", "1d:25bf732fa2295afe\n");
         tree.file(
             "/sys/kernel/iommu_groups/5/reserved_regions",
             "0xfee00000 0xfeefffff msi\n0xfd00000000 0xffffffffff reserved\n",
@@ -439,6 +439,20 @@ mod tests {
     fn dma_constraints_without_groups_are_none() {
         let found = dma_constraints(&Tree::new().sysroot(), &[]).unwrap();
         assert_eq!(found, DmaConstraints::default());
+    }
+
+    #[test]
+    fn width_of_amd_units_is_in_the_second_register_of_the_file() {
+        let tree = Tree::new();
+        let width = |text: &str| {
+            tree.file("/sys/class/iommu/ivhd0/amd-iommu/features", text);
+            unit_width(&tree.sysroot(), "ivhd0").unwrap()
+        };
+        // QEMU's, as Linux 6.1 shows it: HATS is 2, six levels.
+        assert_eq!(width("0:29d3\n"), 64);
+        // Four and five levels.
+        assert_eq!(width("0:21d3\n"), 48);
+        assert_eq!(width("25d3\n"), 57);
     }
 
     #[test]
