@@ -1,0 +1,244 @@
+//! The DSDT: what the fixed tables cannot say, in AML.
+
+use std::collections::BTreeSet;
+
+use acpi_tables::{
+    Aml,
+    aml::{
+        AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, Device, EISAName, Else,
+        Equal, IO, If, Interrupt, Local, Memory32Fixed, Method, Name, NotEqual, Or, Package,
+        PackageBuilder, Path, ResourceTemplate, Return, Scope, Store, Uuid, ZERO,
+    },
+    sdt::Sdt,
+};
+use strait_resources::range::AddressRange;
+
+use super::{AcpiMachine, OEM, OEM_REVISION, OEM_TABLE, bytes};
+use crate::{layout, plan::Plan};
+
+/// `_OSC` control bits granted to an operating system that asks (PCI Firmware 3.3, 4.5.1): native hot plug, PME, AER,
+/// the PCIe capability structure. The monitor uses none of them itself.
+const OSC_GRANTED: u32 = 0x1d;
+/// PCI host bridge `_OSC`.
+const OSC_PCI: &str = "33DB4D5B-1FF7-401C-9657-7441C03DD766";
+const ISA_BRIDGE: u32 = 0x1f_0000;
+
+pub(super) fn dsdt(machine: &AcpiMachine<'_>) -> Vec<u8> {
+    let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, OEM_REVISION);
+    for part in
+        [sleep(), board(machine.plan), processors(machine.apic_ids), host_bridge(machine.plan)]
+    {
+        dsdt.append_slice(&part);
+    }
+    dsdt.as_slice().to_vec()
+}
+
+/// The last bus that ECAM reaches.
+pub(super) fn last_bus(plan: &Plan) -> u8 {
+    u8::try_from((plan.ecam.len() >> 20).saturating_sub(1)).unwrap_or(u8::MAX)
+}
+
+/// Soft off is sleep type 0, as on a q35.
+fn sleep() -> Vec<u8> {
+    let zeroes: Vec<&dyn Aml> = vec![&ZERO; 4];
+    bytes(&Name::new(Path::new("_S5_"), &Package::new(zeroes)))
+}
+
+/// Addresses that belong to the board: not for BARs.
+fn board(plan: &Plan) -> Vec<u8> {
+    let ecam = Memory32Fixed::new(true, plan.ecam.first() as u32, plan.ecam.len() as u32);
+    let root_complex = Memory32Fixed::new(true, layout::RCBA as u32, 0x4000);
+    let power = IO::new(layout::PM_BASE, layout::PM_BASE, 1, 0x40);
+    // Reserved by the host for itself; what lies in the chipset's range nobody uses anyway.
+    let holes: Vec<Memory> = plan
+        .holes
+        .iter()
+        .map(|hole| hole.range)
+        .filter(|hole| hole.first() >= layout::HIGH_MEMORY_START && !in_chipset(*hole))
+        .map(|hole| Memory::new(hole, AddressSpaceCacheable::NotCacheable))
+        .collect();
+    let mut resources: Vec<&dyn Aml> = vec![&ecam, &root_complex, &power];
+    resources.extend(holes.iter().map(|hole| hole as &dyn Aml));
+    in_system_bus(&Device::new(
+        Path::new("MBRD"),
+        vec![
+            &Name::new(Path::new("_HID"), &EISAName::new("PNP0C02")),
+            &Name::new(Path::new("_UID"), &ZERO),
+            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(resources)),
+        ],
+    ))
+}
+
+fn in_chipset(range: AddressRange) -> bool {
+    range.last() >= layout::CHIPSET_START && range.first() < 1 << 32
+}
+
+fn processors(apic_ids: &[u32]) -> Vec<u8> {
+    (0..apic_ids.len() as u32)
+        .flat_map(|uid| {
+            in_system_bus(&Device::new(
+                Path::new(&format!("C{uid:03X}")),
+                vec![
+                    &Name::new(Path::new("_HID"), &"ACPI0007"),
+                    &Name::new(Path::new("_UID"), &uid),
+                ],
+            ))
+        })
+        .collect()
+}
+
+fn host_bridge(plan: &Plan) -> Vec<u8> {
+    let buses = AddressSpace::<u16>::new_bus_number(0, u16::from(last_bus(plan)));
+    let configuration = IO::new(0xcf8, 0xcf8, 1, 8);
+    let ports_below = AddressSpace::<u16>::new_io(0, 0xcf7, None);
+    let ports_above = AddressSpace::<u16>::new_io(0xd00, 0xffff, None);
+    let holes: Vec<AddressRange> = plan.holes.iter().map(|hole| hole.range).collect();
+    let window = |range: AddressRange, cacheable: fn() -> AddressSpaceCacheable| {
+        let pieces = range.subtract_all(holes.iter().copied());
+        pieces.into_iter().map(move |piece| Memory::new(piece, cacheable())).collect::<Vec<_>>()
+    };
+    let low = window(plan.mmio32, || AddressSpaceCacheable::NotCacheable);
+    let high = plan
+        .mmio64
+        .map(|range| window(range, || AddressSpaceCacheable::PreFetchable))
+        .unwrap_or_default();
+    let mut resources: Vec<&dyn Aml> = vec![&buses, &configuration, &ports_below, &ports_above];
+    resources.extend(low.iter().chain(&high).map(|memory| memory as &dyn Aml));
+    in_system_bus(&Device::new(
+        Path::new("PCI0"),
+        vec![
+            &Name::new(Path::new("_HID"), &EISAName::new("PNP0A08")),
+            &Name::new(Path::new("_CID"), &EISAName::new("PNP0A03")),
+            &Name::new(Path::new("_SEG"), &ZERO),
+            &Name::new(Path::new("_BBN"), &ZERO),
+            &Name::new(Path::new("_UID"), &ZERO),
+            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(resources)),
+            &Name::new(Path::new("_PRT"), &routing(plan)),
+            &Raw(osc()),
+            &Raw(isa_bridge()),
+        ],
+    ))
+}
+
+/// Pins of bus 0 to GSIs. A function behind a root port has device number 0, so its pins reach bus 0 as they are and
+/// the root port's entries serve them (PCI-to-PCI Bridge 1.2, 9.1).
+fn routing(plan: &Plan) -> PackageBuilder {
+    let devices: BTreeSet<u8> = plan.ports.iter().map(|port| port.at.device()).collect();
+    let mut routing = PackageBuilder::new();
+    for device in devices {
+        for pin in 0..4_u8 {
+            let address = u32::from(device) << 16 | 0xffff;
+            let gsi = layout::pci_gsi(device, pin);
+            routing.add_element(&Package::new(vec![&address, &pin, &ZERO, &gsi]));
+        }
+    }
+    routing
+}
+
+/// Grants what [`OSC_GRANTED`] holds and says when something was asked beyond it.
+fn osc() -> Vec<u8> {
+    let (status, asked) = (Path::new("CDW1"), Path::new("CDW3"));
+    let create_asked = CreateDWordField::new(&asked, &Arg(3), &8_u8);
+    let keep = Store::new(&Local(0), &asked);
+    let mask = And::new(&asked, &asked, &OSC_GRANTED);
+    let masked = Or::new(&status, &status, &0x10_u8);
+    let when_masked = NotEqual::new(&Local(0), &asked);
+    let say_masked = If::new(&when_masked, vec![&masked]);
+    let unknown_revision = Or::new(&status, &status, &0x8_u8);
+    let not_one = NotEqual::new(&Arg(1), &1_u8);
+    let say_revision = If::new(&not_one, vec![&unknown_revision]);
+    let unknown_uuid = Or::new(&status, &status, &0x4_u8);
+    let uuid = Uuid::new(OSC_PCI);
+    let ours = Equal::new(&Arg(0), &uuid);
+    bytes(&Method::new(
+        Path::new("_OSC"),
+        4,
+        true,
+        vec![
+            &CreateDWordField::new(&status, &Arg(3), &ZERO),
+            &If::new(&ours, vec![&create_asked, &keep, &mask, &say_masked, &say_revision]),
+            &Else::new(vec![&unknown_uuid]),
+            &Return::new(&Arg(3)),
+        ],
+    ))
+}
+
+/// The serial port and the clock, behind the LPC bridge.
+fn isa_bridge() -> Vec<u8> {
+    let (serial, length) = (layout::SERIAL_PORT, 8);
+    bytes(&Device::new(
+        Path::new("ISA_"),
+        vec![
+            &Name::new(Path::new("_ADR"), &ISA_BRIDGE),
+            &Device::new(
+                Path::new("COM1"),
+                vec![
+                    &Name::new(Path::new("_HID"), &EISAName::new("PNP0501")),
+                    &Name::new(Path::new("_UID"), &ZERO),
+                    &Name::new(
+                        Path::new("_CRS"),
+                        &ResourceTemplate::new(vec![
+                            &IO::new(serial, serial, 1, length),
+                            &Interrupt::new(true, true, false, false, layout::SERIAL_IRQ),
+                        ]),
+                    ),
+                ],
+            ),
+            &Device::new(
+                Path::new("RTC_"),
+                vec![
+                    &Name::new(Path::new("_HID"), &EISAName::new("PNP0B00")),
+                    &Name::new(
+                        Path::new("_CRS"),
+                        &ResourceTemplate::new(vec![&IO::new(0x70, 0x70, 1, 2)]),
+                    ),
+                ],
+            ),
+        ],
+    ))
+}
+
+fn in_system_bus(device: &Device<'_>) -> Vec<u8> {
+    bytes(&Scope::new(Path::new("_SB_"), vec![device]))
+}
+
+/// A memory window in the descriptor that its addresses need.
+enum Memory {
+    Low(AddressSpace<u32>),
+    High(AddressSpace<u64>),
+}
+
+impl Memory {
+    fn new(range: AddressRange, cacheable: AddressSpaceCacheable) -> Self {
+        match (u32::try_from(range.first()), u32::try_from(range.last())) {
+            (Ok(first), Ok(last)) => {
+                Self::Low(AddressSpace::<u32>::new_memory(cacheable, true, first, last, None))
+            }
+            _ => Self::High(AddressSpace::<u64>::new_memory(
+                cacheable,
+                true,
+                range.first(),
+                range.last(),
+                None,
+            )),
+        }
+    }
+}
+
+impl Aml for Memory {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        match self {
+            Self::Low(low) => low.to_aml_bytes(sink),
+            Self::High(high) => high.to_aml_bytes(sink),
+        }
+    }
+}
+
+/// AML made earlier: the crate's builders borrow, which a function's result cannot.
+struct Raw(Vec<u8>);
+
+impl Aml for Raw {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        self.0.iter().for_each(|byte| sink.byte(*byte));
+    }
+}
