@@ -96,6 +96,8 @@ fn rendered(failure: &Failure, level: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{env, process::Command, thread};
+
     use super::*;
 
     fn plain(failure: &Failure) -> String {
@@ -136,6 +138,28 @@ mod tests {
     fn circular_chain_of_causes_ends() {
         let failure = Failure::new(&codes::E9001, "c", "f").source(Endless);
         assert_eq!(plain(&failure).matches("cause:").count(), MAX_CAUSES);
+    }
+
+    /// Set in the child of the next test: the child is the one who panics.
+    const CHILD: &str = "STRAIT_TEST_PANIC";
+
+    #[test]
+    fn panic_of_any_thread_restores_and_ends_with_status_9() {
+        if env::var_os(CHILD).is_some() {
+            end_on_panic(|| eprintln!("restored"));
+            let _ = thread::spawn(|| panic!("by intent")).join();
+            unreachable!("the hook did not end the process");
+        }
+        let name = "report::tests::panic_of_any_thread_restores_and_ends_with_status_9";
+        let child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&child.stderr);
+        assert_eq!(child.status.code(), Some(9), "{told}");
+        let (before, after) = told.split_once("error[E9001]: panic at ").expect("no E9001");
+        assert!(before.contains("restored") && after.contains(": by intent\n"), "{told}");
     }
 
     #[derive(Debug, thiserror::Error)]

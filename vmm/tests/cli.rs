@@ -1,0 +1,80 @@
+//! The binary as a user meets it: exit status, what goes where, nothing on the way that needs a host.
+
+use std::{
+    fs::{self, File},
+    io,
+    process::{Command, Output},
+};
+
+fn strait(words: &[&str]) -> Output {
+    let strait = Command::new(env!("CARGO_BIN_EXE_strait")).args(words).output();
+    strait.expect("strait does not start")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn refusal_goes_to_standard_error_with_the_codes_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = dir.path().join("vmlinuz");
+    fs::write(&kernel, "no kernel").unwrap();
+    let kernel = kernel.to_str().unwrap();
+    for (words, code) in [
+        (&["run", "--kernel", kernel, "--vfo", "3b:00"][..], "E2001"),
+        (&["run"], "E2001"),
+        (&[], "E2001"),
+        (&["run", "--kernel", kernel, "--vfio", "3b:00,frob=1"], "E2002"),
+        (&["run", "--kernel", kernel, "--memory", "4096"], "E2003"),
+        (&["run", "--kernel", kernel, "--vfio", "3b:00", "--vfio", "3b:00.1"], "E2004"),
+        (&["run", "--kernel", kernel, "--vfio", "3b:00,guest-address=00:00"], "E2005"),
+        (&["run", "--kernel", "/nonexistent/vmlinuz"], "E2101"),
+        (&["explain", "E1234"], "E2003"),
+    ] {
+        let output = strait(words);
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        assert!(output.stdout.is_empty(), "{words:?}");
+        let told = stderr(&output);
+        assert!(told.starts_with(&format!("error[{code}]: ")), "{words:?}: {told}");
+        assert!(told.contains("\n  fix: "), "{words:?}: {told}");
+        assert!(told.ends_with(&format!("\n  more: strait explain {code}\n")), "{words:?}: {told}");
+    }
+}
+
+#[test]
+fn what_was_asked_for_goes_to_standard_output() {
+    for (words, says) in [
+        (&["--version"][..], "strait 0."),
+        (&["--help"], "strait explain E1103"),
+        (&["run", "--help"], "--initramfs <FILE>"),
+        (&["explain"], "E1103"),
+        (&["explain", "E1103"], "the IOMMU group is not viable"),
+        (&["explain", "error[E2001]:"], "E2001"),
+    ] {
+        let output = strait(words);
+        assert_eq!(output.status.code(), Some(0), "{words:?}: {}", stderr(&output));
+        assert!(output.stderr.is_empty(), "{words:?}: {}", stderr(&output));
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert!(told.contains(says), "{words:?}: {told}");
+        assert!(!told.contains('\x1b'), "{words:?}: colours in a pipe");
+    }
+}
+
+#[test]
+fn reader_who_leaves_early_is_no_failure() {
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_strait")).arg("explain").stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
+}
+
+#[test]
+fn full_disk_behind_standard_output_is_told() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_strait")).arg("explain").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(9));
+    assert!(stderr(&output).contains("No space left"), "{}", stderr(&output));
+}
