@@ -1,0 +1,195 @@
+//! The agent: /init of L2. Loads the modules its initramfs brings, does the steps that the kernel command line
+//! names (`lab.steps=nvme-verify,0,word;net`), reports as `LAB key=value` on the console, and powers off.
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("the agent runs in x86-64 guests");
+
+mod acpi;
+mod bars;
+mod cpu;
+mod display;
+mod edu;
+mod irqs;
+mod memory;
+mod net;
+mod nvme;
+mod pci;
+mod raw;
+mod serial;
+mod words;
+
+use std::{fs, process::ExitCode, thread::sleep, time::Duration};
+
+use anyhow::{Context, Result, bail};
+
+pub(crate) use crate::words::{pattern, sum};
+
+/// What of the kernel log is a complaint about the machine.
+const COMPLAINTS: &[&str] = &[
+    "Firmware Bug",
+    "ACPI Error",
+    "ACPI BIOS Error",
+    "ACPI Warning",
+    "can't claim",
+    "no compatible bridge window",
+    "failed to assign",
+    "can't assign",
+    "no space for",
+    "nobody cared",
+    "WARNING: CPU",
+    "kernel BUG",
+    "soft lockup",
+    "rcu_sched self-detected",
+    "Marking TSC unstable",
+    "DMAR: DRHD",
+    "timed out",
+];
+
+/// Tells the lab something.
+pub(crate) fn report(key: &str, value: impl std::fmt::Display) {
+    println!("LAB {key}={value}");
+}
+
+/// A step's arguments, taken one by one.
+pub(crate) struct Arguments<'a>(std::str::Split<'a, char>);
+
+impl<'a> Arguments<'a> {
+    /// The next word.
+    pub(crate) fn word(&mut self) -> Result<&'a str> {
+        self.0.next().context("an argument is missing")
+    }
+
+    /// The next word as a number.
+    pub(crate) fn number(&mut self) -> Result<u64> {
+        let word = self.word()?;
+        word.parse().with_context(|| format!("{word} is not a number"))
+    }
+
+    /// The next word as a small number.
+    pub(crate) fn index(&mut self) -> Result<usize> {
+        Ok(usize::try_from(self.number()?)?)
+    }
+}
+
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        eprintln!("agent: runs as /init of a guest of the lab");
+        return ExitCode::FAILURE;
+    }
+    match init() {
+        Ok(()) => report("steps", "done"),
+        Err(error) => {
+            report("fail", format!("{error:#}").replace('\n', " "));
+            last_of_log(25);
+        }
+    }
+    complaints();
+    raw::end(false)
+}
+
+fn init() -> Result<()> {
+    for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
+        raw::mount(kind, at)?;
+    }
+    raw::quiet_console();
+    report("up", read("/proc/uptime")?.split(' ').next().unwrap_or_default());
+    for name in fs::read_to_string("/modules/order").unwrap_or_default().lines() {
+        let image = fs::read(format!("/modules/{name}.ko"))?;
+        raw::load_module(&image).with_context(|| format!("cannot load {name}"))?;
+    }
+    let cmdline = read("/proc/cmdline")?;
+    let steps = cmdline.split_whitespace().find_map(|word| word.strip_prefix("lab.steps="));
+    for step in steps.unwrap_or_default().split(';').filter(|step| !step.is_empty()) {
+        do_step(step).with_context(|| format!("step {step}"))?;
+    }
+    Ok(())
+}
+
+fn do_step(step: &str) -> Result<()> {
+    let mut words = Arguments(step.split(','));
+    let name = words.word()?;
+    match name {
+        "pci" => pci::show(),
+        "config" => pci::config(&mut words),
+        "reset" => pci::reset(&mut words),
+        "rescan" => pci::remove_and_rescan(&mut words),
+        "rom" => pci::rom(&mut words),
+        "cpu" => cpu::show(),
+        "memory" => memory::show(),
+        "irqs" => irqs::show(),
+        "irq-move" => irqs::follow_affinity(&mut words),
+        "nvme-verify" => nvme::verify(&mut words),
+        "nvme-reads" => nvme::reads(&mut words),
+        "nvme-reboots" => nvme::reboots(&mut words),
+        "edu" => edu::check(&mut words),
+        "edu-all" => edu::check_all(&mut words),
+        "edu-msi" => edu::msi(&mut words),
+        "edu-intx" => edu::intx(&mut words),
+        "edu-p2p" => edu::peer(&mut words),
+        "ivshmem" => memory::shared(&mut words),
+        "ping" => net::ping(&mut words),
+        "draw" => display::draw(&mut words),
+        "serial" => serial::write(&mut words),
+        "move-edu" => bars::move_edu(&mut words),
+        "swap-edus" => bars::swap_edus(&mut words),
+        "move-nvme" => bars::move_nvme(&mut words),
+        "acpi" => acpi::dump(),
+        "mark" => {
+            report("mark", words.word()?);
+            Ok(())
+        }
+        "sleep" => {
+            sleep(Duration::from_secs(words.number()?));
+            Ok(())
+        }
+        "reboot" => raw::end(true),
+        _ => bail!("unknown step"),
+    }
+}
+
+/// A text file of the kernel's, without the line's end.
+pub(crate) fn read(path: &str) -> Result<String> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    Ok(text.trim_end().to_owned())
+}
+
+/// Writes to a file of the kernel's.
+pub(crate) fn write(path: &str, value: &str) -> Result<()> {
+    fs::write(path, value).with_context(|| format!("cannot write {value} to {path}"))
+}
+
+/// Tries until it works, for at most so many seconds.
+pub(crate) fn wait_for<T>(
+    what: &str,
+    seconds: u64,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> Result<T> {
+    for _ in 0..seconds * 50 {
+        if let Some(value) = attempt() {
+            return Ok(value);
+        }
+        sleep(Duration::from_millis(20));
+    }
+    bail!("{what} did not come within {seconds} s")
+}
+
+/// Complaints that TCG's CPU causes on the emulated host itself, whatever the monitor does: it offers XSAVE
+/// features whose sizes do not add up.
+const OF_TCG: &[&str] = &["fpu__init_system_xstate"];
+
+fn complaints() {
+    let has = |line: &str, words: &[&str]| words.iter().any(|word| line.contains(word));
+    let log = raw::kernel_log();
+    let bad = log.lines().filter(|line| has(line, COMPLAINTS) && !has(line, OF_TCG));
+    for line in bad.take(20) {
+        report("dmesg.complaint", line);
+    }
+}
+
+fn last_of_log(count: usize) {
+    let log = raw::kernel_log();
+    let lines: Vec<&str> = log.lines().collect();
+    for line in &lines[lines.len().saturating_sub(count)..] {
+        report("dmesg.last", line);
+    }
+}

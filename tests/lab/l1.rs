@@ -1,0 +1,188 @@
+//! L1, the emulated host: booted once, then given one job after the other.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    fetch::{Kernel, Tools},
+    files,
+    hosts::Host,
+    initramfs::Initramfs,
+    paths::Paths,
+    progress::Progress,
+    qemu::{CONSOLE, Machine, Qemu},
+};
+
+/// What L1 needs to mount L0's file system, and what a host of ours has.
+const MODULES: &[&str] = &[
+    "9pnet_virtio",
+    "9p",
+    "virtio_pci",
+    "overlay",
+    "irqbypass",
+    "vfio",
+    "vfio_iommu_type1",
+    "vfio-pci",
+    "kvm",
+    "kvm-amd",
+    "nvme",
+];
+
+/// Everything a boot of L1 is made from.
+#[derive(Clone, Copy)]
+pub(crate) struct Ingredients<'a> {
+    /// Where things lie.
+    pub paths: &'a Paths,
+    /// QEMU and busybox.
+    pub tools: &'a Tools,
+    /// The stock kernel: L1's and L2's.
+    pub kernel: &'a Kernel,
+    /// The agent, static.
+    pub agent: &'a Path,
+    /// strait; absent when another monitor is being tried.
+    pub strait: Option<&'a Path>,
+}
+
+/// A booted L1.
+pub(crate) struct L1 {
+    qemu: Qemu,
+    run: PathBuf,
+    /// How much of the console belongs to jobs that are over.
+    console_seen: usize,
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub(crate) struct JobEnd {
+    /// The script's exit status; 137 when its time was over.
+    pub status: i32,
+    /// What L1's kernel said on the console meanwhile.
+    pub console: String,
+}
+
+impl L1 {
+    /// Boots this host.
+    pub(crate) fn boot(with: Ingredients<'_>, host: &Host, terminal: bool) -> Result<Self> {
+        let run = with.paths.boot(host.name);
+        files::fresh_directory(&run)?;
+        fs::create_dir_all(run.join("jobs"))?;
+        fs::create_dir_all(run.join("bin"))?;
+        for (name, text) in
+            [("loop.sh", include_str!("l1/loop.sh")), ("lib.sh", include_str!("l1/lib.sh"))]
+        {
+            fs::write(run.join(name), text)?;
+        }
+        fs::copy(with.agent, run.join("bin/agent")).context("cannot copy the agent")?;
+        if let Some(strait) = with.strait {
+            fs::copy(strait, run.join("bin/strait")).context("cannot copy strait")?;
+        }
+        let initramfs = image(with)?;
+        let mut progress = Progress::start(format!("booting L1, the {} host", host.name));
+        let mut qemu = Qemu::start(&Machine {
+            qemu: &with.tools.qemu,
+            kernel: &with.kernel.bzimage,
+            initramfs: &initramfs,
+            append: format!(
+                "console=ttyS0 {} reboot=t panic=-1 quiet loglevel=5",
+                host.kernel_arguments()
+            ),
+            memory_mib: host.memory_mib,
+            devices: host.qemu_arguments(&run)?,
+            run: &run,
+            terminal,
+        })?;
+        let end = Instant::now() + Duration::from_secs(180);
+        loop {
+            match qemu.line(Duration::from_millis(250))? {
+                Some(line) if line == "ready" => break,
+                _ if Instant::now() > end => {
+                    bail!("L1 does not come up: see {}", run.join(CONSOLE).display())
+                }
+                _ => progress.tick(""),
+            }
+        }
+        Ok(Self { qemu, run, console_seen: 0 })
+    }
+
+    /// The directory of this boot: L1's `/lab`.
+    pub(crate) fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// L0's QEMU process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.qemu.pid()
+    }
+
+    /// Runs `jobs/NAME/job.sh` of the share in L1; what it leaves comes back to the same directory.
+    pub(crate) fn job(&mut self, name: &str, limit: Duration) -> Result<JobEnd> {
+        self.qemu.say(&format!("job {name} {}", limit.as_secs()))?;
+        let mut progress = Progress::start(name);
+        // L1 itself ends a job that takes too long; if it cannot, L1 hangs.
+        let end = Instant::now() + limit + Duration::from_secs(45);
+        let status = loop {
+            let line = self.qemu.line(Duration::from_millis(250))?;
+            let words: Vec<&str> = line.as_deref().unwrap_or_default().split(' ').collect();
+            match words[..] {
+                ["done", job, status] if job == name => break status.parse().unwrap_or(-1),
+                ["signal", "screendump", device, file] => {
+                    let file = format!("jobs/{name}/{file}");
+                    self.qemu.screendump(device, &file)?;
+                    fs::write(self.run.join(format!("jobs/{name}/ack")), "")?;
+                }
+                _ if Instant::now() > end => bail!("L1 hangs"),
+                _ => progress.tick(""),
+            }
+        };
+        Ok(JobEnd { status, console: self.console() })
+    }
+
+    /// What the console has said since the last call.
+    pub(crate) fn console(&mut self) -> String {
+        let text = files::text(&self.run.join(CONSOLE));
+        let new = text.get(self.console_seen..).unwrap_or_default().to_owned();
+        self.console_seen = text.len();
+        new
+    }
+
+    /// A shell in L1 on this terminal, until the user leaves it.
+    pub(crate) fn shell(mut self, rows: u16, columns: u16) -> Result<()> {
+        self.qemu.say(&format!("shell {rows} {columns}"))?;
+        while !self.qemu.line(Duration::from_secs(1))?.is_some_and(|line| line.starts_with("done"))
+        {
+        }
+        self.qemu.say("off")?;
+        self.qemu.wait(Duration::from_secs(30))
+    }
+}
+
+/// L1's initramfs: busybox, modules, init.
+fn image(with: Ingredients<'_>) -> Result<PathBuf> {
+    let path = with.paths.images().join(format!("l1-{}.cpio", with.kernel.package));
+    let mut names = MODULES.to_vec();
+    // A module of its own up to Linux 6.1.
+    names.extend(["vfio_virqfd"].iter().filter(|name| with.kernel.modules.has(name)));
+    let mut image = Initramfs::new();
+    add_modules(&mut image, with.kernel, &names)?;
+    image.file("bin/busybox", &files::read(&with.tools.busybox)?);
+    image.file("init", include_bytes!("l1/init.sh"));
+    image.write(&path)?;
+    Ok(path)
+}
+
+/// Puts modules and the order to load them in into an image.
+pub(crate) fn add_modules(image: &mut Initramfs, kernel: &Kernel, names: &[&str]) -> Result<()> {
+    let mut order = String::new();
+    for (name, content) in kernel.modules.with_dependencies(names)? {
+        image.file(&format!("modules/{name}.ko"), &content);
+        order.push_str(&name);
+        order.push('\n');
+    }
+    image.file("modules/order", order.as_bytes());
+    Ok(())
+}

@@ -1,0 +1,85 @@
+# Words for L1 scripts. J is where a job's results go; S is the share with L0.
+J=/run/lab/job
+PCI=/sys/bus/pci/devices
+
+# bind BDF...: give functions to vfio-pci, as a careful administrator would.
+bind() {
+    for f in "$@"; do
+        if [ "$(driver $f)" != vfio-pci ]; then
+            echo vfio-pci >$PCI/$f/driver_override
+            [ -e $PCI/$f/driver ] && echo $f >$PCI/$f/driver/unbind
+            echo $f >/sys/bus/pci/drivers_probe
+        fi
+        [ "$(driver $f)" = vfio-pci ] || { echo "FAIL: $f did not bind to vfio-pci"; exit 90; }
+    done
+}
+
+# give_back BDF...: back to whatever driver the host has.
+give_back() {
+    for f in "$@"; do
+        [ -e $PCI/$f/driver ] && echo $f >$PCI/$f/driver/unbind
+        echo >$PCI/$f/driver_override
+        echo $f >/sys/bus/pci/drivers_probe
+    done
+}
+
+# driver BDF: the driver's name, or none.
+driver() {
+    if [ -e $PCI/$1/driver ]; then basename "$(readlink $PCI/$1/driver)"; else echo none; fi
+}
+
+# group BDF: the IOMMU group's number.
+group() { basename "$(readlink $PCI/$1/iommu_group)"; }
+
+# bindings: every function with its driver and override; taken before and after bad input.
+bindings() {
+    for d in $PCI/*; do
+        echo "$(basename $d) $(driver $(basename $d)) $(cat $d/driver_override) $(cat $d/enable)"
+    done
+}
+
+# run_vm NAME COMMAND...: run to the end; output, status and times are kept by name.
+run_vm() {
+    local n=$1
+    shift
+    echo "$*" >$J/$n.command
+    cut -d' ' -f1 /proc/uptime >$J/$n.begin
+    "$@" </dev/null >$J/$n.serial 2>$J/$n.err &
+    echo $! >$J/$n.pid
+    wait $!
+    echo $? >$J/$n.rc
+    cut -d' ' -f1 /proc/uptime >$J/$n.end
+}
+
+# wait_mark NAME MARK SECONDS: until the guest has said so.
+wait_mark() {
+    local left=$(($3 * 5))
+    until grep -q "LAB mark=$2" $J/$1.serial 2>/dev/null; do
+        left=$((left - 1))
+        [ $left -gt 0 ] || { echo "FAIL: $1 never said $2"; return 1; }
+        [ ! -e $J/$1.rc ] || { echo "FAIL: $1 ended before it said $2"; return 1; }
+        usleep 200000
+    done
+}
+
+# signal WORDS: ask L0 to do something now, and wait until it has.
+signal() {
+    rm -f $S/ack
+    echo "signal $*" >/dev/ttyS1
+    local left=300
+    until [ -e $S/ack ]; do
+        left=$((left - 1))
+        [ $left -gt 0 ] || { echo "FAIL: L0 did not answer: $*"; return 1; }
+        usleep 100000
+    done
+}
+
+# exits: how many times KVM has returned to user space since the histogram was armed.
+exits() {
+    awk '/hitcount:/ { for (i = 1; i < NF; i++) if ($i == "hitcount:") n += $(i + 1) } END { print n + 0 }' \
+        /sys/kernel/tracing/events/kvm/kvm_userspace_exit/hist
+}
+
+# count_exits / stop_counting: arm and disarm that histogram.
+count_exits() { echo 'hist:keys=reason' >/sys/kernel/tracing/events/kvm/kvm_userspace_exit/trigger; }
+stop_counting() { echo '!hist:keys=reason' >/sys/kernel/tracing/events/kvm/kvm_userspace_exit/trigger; }

@@ -1,0 +1,48 @@
+//! Where things lie. Everything the lab makes is under `target/lab` of the repository.
+
+use std::path::{Path, PathBuf};
+
+/// The repository and the lab's corner of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    /// The workspace root.
+    pub root: PathBuf,
+    /// `target/lab`.
+    pub lab: PathBuf,
+}
+
+impl Paths {
+    /// Of the repository this lab was built from.
+    pub(crate) fn new() -> Self {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = manifest.parent().unwrap_or(manifest).to_path_buf();
+        let lab = root.join("target/lab");
+        Self { root, lab }
+    }
+
+    /// Unpacked kernel packages.
+    pub(crate) fn kernels(&self) -> PathBuf {
+        self.lab.join("kernel")
+    }
+
+    /// Initramfs images, one per set of modules.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.lab.join("images")
+    }
+
+    /// Files of one boot of L1: disks, sockets, the share.
+    pub(crate) fn boot(&self, host: &str) -> PathBuf {
+        self.lab.join("run").join(host)
+    }
+
+    /// What is kept of one scenario.
+    pub(crate) fn logs(&self, scenario: &str) -> PathBuf {
+        self.lab.join("logs").join(scenario)
+    }
+
+    /// A path for people: relative to where they stand, if that is shorter.
+    pub(crate) fn shown(path: &Path) -> String {
+        let here = std::env::current_dir().unwrap_or_default();
+        path.strip_prefix(&here).unwrap_or(path).display().to_string()
+    }
+}

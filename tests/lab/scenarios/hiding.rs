@@ -1,0 +1,66 @@
+//! Hiding the hypervisor: seen by CPUID and by what systemd-detect-virt looks at, inside the guest.
+
+use crate::{
+    hosts::HostKind,
+    outcome::Outcome,
+    scenario::{Scenario, Vm},
+};
+
+/// Hiding costs nothing: the guest keeps the clock it would have had.
+fn clock_is_tsc(outcome: &Outcome) -> Result<(), String> {
+    let clock = outcome.vm("a")?.report("cpu.clocksource")?;
+    if clock == "tsc" { Ok(()) } else { Err(format!("the guest's clock is {clock}, not tsc")) }
+}
+
+fn leaf_lacks(outcome: &Outcome, word: &str) -> Result<(), String> {
+    for key in ["cpu.leaf-40000000", "cpu.leaf-40000100"] {
+        let leaf = outcome.vm("a")?.report(key)?;
+        if leaf.contains(word) {
+            return Err(format!("{key} still says {leaf}"));
+        }
+    }
+    Ok(())
+}
+
+/// The scenarios.
+pub(crate) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::new("hide-nothing", HostKind::Main, "by default the guest knows it is on KVM")
+            .vm(Vm::new("a", "cpu"))
+            .reports("a", "cpu.hypervisor-bit", "1")
+            .check(|outcome| {
+                let leaf = outcome.vm("a")?.report("cpu.leaf-40000000")?;
+                if leaf.contains("KVMKVMKVM") { Ok(()) } else { Err(leaf.to_owned()) }
+            })
+            .real(),
+        Scenario::new("hide-kvm", HostKind::Main, "hide=kvm: no KVM leaf, and the TSC as clock")
+            .vm(Vm::new("a", "cpu").flags("--cpu hide=kvm").qemu_cpu(",kvm=off"))
+            .check(|outcome| leaf_lacks(outcome, "KVM"))
+            .reports("a", "cpu.hypervisor-bit", "1")
+            .strait_check(clock_is_tsc)
+            .real(),
+        Scenario::new(
+            "hide-all",
+            HostKind::Main,
+            "hide=all: nothing says that this is a virtual machine",
+        )
+        .vm(Vm::new("a", "cpu").flags("--cpu hide=all").qemu_cpu(",kvm=off,-hypervisor"))
+        .check(|outcome| leaf_lacks(outcome, "KVM"))
+        .reports("a", "cpu.hypervisor-bit", "0")
+        .strait_check(|outcome| {
+            let said = outcome.vm("a")?.report("cpu.detect-virt")?;
+            if said == "none" { Ok(()) } else { Err(format!("detected: {said}")) }
+        })
+        .strait_check(clock_is_tsc)
+        .real(),
+        Scenario::new("hv-vendor", HostKind::Main, "hv-vendor= shows in CPUID")
+            .vm(Vm::new("a", "cpu")
+                .flags("--cpu hv-vendor=LabVendor012")
+                .qemu_cpu(",hv-vendor-id=LabVendor012,hv-relaxed"))
+            .check(|outcome| {
+                let leaf = outcome.vm("a")?.report("cpu.leaf-40000000")?;
+                if leaf.contains("\"LabVendor012\"") { Ok(()) } else { Err(leaf.to_owned()) }
+            })
+            .real(),
+    ]
+}

@@ -1,0 +1,123 @@
+//! NVMe disks: DMA both ways, MSI-X, a real driver, reboots, sudden death, two machines at once.
+
+use crate::{
+    files,
+    hosts::HostKind,
+    outcome::Outcome,
+    scenario::{Ending, Scenario, Vm},
+    words::{pattern, sum},
+};
+
+const MIB: usize = 1 << 20;
+
+/// Is the pattern that the guest wrote in L0's image, where it wrote it?
+fn image_holds(outcome: &Outcome, device: &str, word: &str) -> Result<(), String> {
+    let image = files::read(&outcome.run.join(format!("{device}.img")));
+    let image = image.map_err(|error| format!("{error:#}"))?;
+    let wanted = sum(&pattern(word, 8 * MIB));
+    let found = sum(image.get(MIB..9 * MIB).ok_or("the image is too short")?);
+    if found == wanted {
+        Ok(())
+    } else {
+        Err(format!("{device}.img on L0 holds {found:016x}, the guest wrote {wanted:016x}"))
+    }
+}
+
+/// How often the guest may make strait's own code run for 2000 reads.
+const EXITS_ALLOWED: u64 = 20;
+
+/// The scenarios.
+pub(crate) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::new("nvme", HostKind::Main, "an NVMe disk is written and read back by checksum")
+            .vm(Vm::new("a", "nvme-verify,0,{nonce}/1;pci;irqs").device("nvme0").modules(&["nvme"]))
+            .reports("a", "nvme.readback", "same")
+            .check(|outcome| image_holds(outcome, "nvme0", &format!("{}/1", outcome.nonce))),
+        Scenario::new(
+            "nvme-reboots",
+            HostKind::Main,
+            "the disk keeps its contents over guest reboots by ACPI, keyboard controller and 0xCF9",
+        )
+        .limit(300)
+        .vm(Vm::new("a", "nvme-reboots,0,{nonce}/2,acpi.kbd.pci")
+            .device("nvme0")
+            .modules(&["nvme"]))
+        .reports("a", "boot", "3")
+        .check(|outcome| {
+            let boots = outcome.vm("a")?.all("boot").count();
+            if boots == 4 { Ok(()) } else { Err(format!("{boots} boots instead of 4")) }
+        }),
+        Scenario::new("nvme-exits", HostKind::Main, "2000 reads leave KVM fewer than 20 times")
+            .vm(Vm::new("a", "nvme-reads,0,2000").device("nvme0").modules(&["nvme"]))
+            .script(EXITS_SCRIPT)
+            .strait_check(|outcome| {
+                let counted = outcome.text("exits");
+                let exits: u64 = counted.trim().parse().map_err(|_| format!("exits: {counted}"))?;
+                let message = || format!("{exits} exits to user space, {EXITS_ALLOWED} allowed");
+                if exits < EXITS_ALLOWED { Ok(()) } else { Err(message()) }
+            }),
+        Scenario::new(
+            "sigkill",
+            HostKind::Main,
+            "strait dies by SIGKILL amid DMA; the next run works",
+        )
+        .vm(Vm::new("a", "mark,busy;nvme-reads,0,10000000")
+            .device("nvme0")
+            .modules(&["nvme"])
+            .ends(Ending::Whatever))
+        .vm(Vm::new("b", "nvme-verify,0,{nonce}/3").device("nvme0").modules(&["nvme"]))
+        .script(
+            "bind {all}\n\
+                 vm_a &\n\
+                 wait_mark a reads-begin 100 || exit 1\n\
+                 sleep 5\n\
+                 kill -9 $(cat $J/a.pid)\n\
+                 wait\n\
+                 [ \"$(cat $J/a.rc)\" = 137 ] || echo FAIL: a ended by itself\n\
+                 vm_b\n",
+        )
+        .check(|outcome| image_holds(outcome, "nvme0", &format!("{}/3", outcome.nonce))),
+        Scenario::new(
+            "two-machines",
+            HostKind::Main,
+            "two guests with a disk each, at the same time",
+        )
+        .limit(240)
+        .vm(Vm::new("a", "nvme-verify,0,{nonce}/4;mark,ready;sleep,10")
+            .device("nvme0")
+            .modules(&["nvme"]))
+        .vm(Vm::new("b", "nvme-verify,0,{nonce}/5;mark,ready;sleep,10")
+            .device("nvme1")
+            .modules(&["nvme"]))
+        .script(
+            "bind {all}\n\
+                 vm_a &\n\
+                 vm_b &\n\
+                 wait_mark a ready 200 && wait_mark b ready 30\n\
+                 wait\n",
+        )
+        .check(|outcome| image_holds(outcome, "nvme0", &format!("{}/4", outcome.nonce)))
+        .check(|outcome| image_holds(outcome, "nvme1", &format!("{}/5", outcome.nonce))),
+    ]
+}
+
+/// The guest is silent for seconds before and after its reads, so that what its console costs is not counted: A is
+/// the count in the silence before; of the counts taken all the time after, the one before the last but one is
+/// from the silence after.
+const EXITS_SCRIPT: &str = r#"bind {all}
+count_exits
+vm_a &
+wait_mark a reads-begin 100 || exit 1
+usleep 1500000
+before=$(exits)
+a=$before b=$before c=$before
+until grep -q 'LAB mark=reads-end' $J/a.serial; do
+    a=$b b=$c c=$(exits)
+    usleep 700000
+    [ ! -e $J/a.rc ] || break
+done
+wait
+stop_counting
+echo $((a - before)) >$J/exits
+echo "LAB figure.exits=$((a - before)) to user space"
+"#;
