@@ -85,8 +85,9 @@ impl<'a> Runner<'a> {
         let verdict = match verdict {
             Ok(figures) => Verdict::Passed(figures),
             Err(trouble) => {
-                // The next scenario must not inherit what went wrong here.
-                self.booted = None;
+                if trouble.spoils_host() {
+                    self.booted = None;
+                }
                 Verdict::Failed(format!("{trouble}\n       logs: {logs}"))
             }
         };
@@ -144,7 +145,7 @@ impl<'a> Runner<'a> {
             Ok(()) => Ok(outcome.figures()),
             Err(reasons) => Err(oops(&console)
                 .or_else(|| oops(&outcome.text("l1-dmesg.txt")))
-                .unwrap_or(Trouble::Wrong(reasons))),
+                .unwrap_or(Trouble::Wrong { reasons, ended: outcome.status != 137 })),
         }
     }
 
@@ -289,18 +290,25 @@ impl<'a> Runner<'a> {
 
 /// Why a scenario did not pass.
 enum Trouble {
-    /// What was expected and did not come.
-    Wrong(Vec<String>),
+    /// What was expected and did not come; did everything that was started end in time all the same?
+    Wrong { reasons: Vec<String>, ended: bool },
     /// L1's kernel broke.
     HostOops(String),
     /// The lab could not even try.
     Other(anyhow::Error),
 }
 
+impl Trouble {
+    /// Must the next scenario not meet this host?
+    fn spoils_host(&self) -> bool {
+        !matches!(self, Self::Wrong { ended: true, .. })
+    }
+}
+
 impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Wrong(reasons) => f.write_str(&reasons.join("\n       ")),
+            Self::Wrong { reasons, .. } => f.write_str(&reasons.join("\n       ")),
             Self::HostOops(line) => write!(f, "L1's own kernel oopsed twice: {line}"),
             Self::Other(error) => write!(f, "{error:#}"),
         }

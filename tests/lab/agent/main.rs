@@ -40,7 +40,6 @@ const COMPLAINTS: &[&str] = &[
     "kernel BUG",
     "soft lockup",
     "rcu_sched self-detected",
-    "Marking TSC unstable",
     "DMAR: DRHD",
     "timed out",
 ];

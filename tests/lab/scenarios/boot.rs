@@ -35,6 +35,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
                 if above { Ok(()) } else { Err(format!("RAM ends at {highest}, below 4 GiB")) }
             }),
         Scenario::new("acpi-tables", HostKind::Main, "iasl takes the guest's ACPI tables apart, and back")
+            .limit(300)
             .vm(Vm::new("a", "acpi").cpus(2))
             .check(tables_are_clean),
         Scenario::new("triple-fault", HostKind::Main, "a triple fault ends strait with 8 and says where")
