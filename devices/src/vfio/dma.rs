@@ -1,133 +1,71 @@
 //! What passed devices can reach by DMA: one legacy container (Documentation/driver-api/vfio.rst) shared by all
-//! functions of a machine. A mapping holds what it maps, so that memory outlives its mapping by construction.
+//! functions of a machine, several groups in it and several functions in a group. A mapping holds what it maps,
+//! so that memory outlives its mapping by construction.
+//!
+//! A container has an IOMMU from the first open device to the last. When the last one closes, the kernel drops
+//! every mapping by itself, after the device has stopped: the order that we want, so nothing is unmapped before.
 
 #![allow(unsafe_code, reason = "gives memory of this process to devices")]
 
+mod error;
+mod space;
+
 use std::{
     any::Any,
-    collections::BTreeMap,
-    io,
-    path::PathBuf,
-    sync::{Arc, Mutex},
+    fs, io, mem,
+    mem::ManuallyDrop,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
-use strait_resources::{bdf::Bdf, codes, failure::Failure, range::AddressRange};
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioOps};
+use strait_resources::{bdf::Bdf, range::AddressRange};
+use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioOps};
 
+pub use self::error::DmaError;
+use self::space::{Space, Taken};
 use super::{ioctl, kernel::KernelDevice};
 use crate::ports::HostMemory;
 
-/// One address space for DMA.
+/// One address space for DMA. Lock order: `ram`, then the container's `space`, which is a leaf.
 pub struct DmaDomain {
-    // In the order of tear-down: mappings before the container.
-    ram: Mutex<Vec<RamMapping>>,
-    taken: Arc<Intervals>,
-    container: Arc<VfioContainer>,
+    ram: Mutex<Vec<Ram>>,
+    container: Arc<Container>,
 }
 
-/// Why VFIO did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum DmaError {
-    /// /dev/vfio/vfio.
-    #[error("the VFIO container cannot be opened")]
-    Container(#[source] VfioError),
-    /// A group or device.
-    #[error("{bdf} cannot be opened through VFIO")]
-    Open {
-        /// Which function.
-        bdf: Bdf,
-        /// What vfio-ioctls says.
-        #[source]
-        source: VfioError,
-    },
-    /// A device that opened but does not answer.
-    #[error("{bdf} does not say what it has")]
-    Query {
-        /// Which function.
-        bdf: Bdf,
-        /// The kernel's error.
-        #[source]
-        source: io::Error,
-    },
-    /// Guest RAM.
-    #[error("guest RAM at {range} cannot be mapped for DMA")]
-    Map {
-        /// Where.
-        range: AddressRange,
-        /// The kernel's error.
-        #[source]
-        source: io::Error,
-    },
+/// The container and what is known of it.
+struct Container {
+    vfio: Arc<VfioContainer>,
+    space: Mutex<Space>,
 }
 
-impl DmaError {
-    /// As a refusal with its code and what to do.
-    pub fn into_failure(self) -> Failure {
-        let cause = self.to_string();
-        let (code, fix) = match &self {
-            Self::Container(VfioError::OpenContainer(error)) => match error.raw_os_error() {
-                Some(libc::EACCES | libc::EPERM) => (
-                    &codes::E1003,
-                    "give your user the nodes under /dev/vfio, or run as root".to_owned(),
-                ),
-                _ => (&codes::E1004, "load the modules: modprobe vfio-pci".to_owned()),
-            },
-            Self::Container(_) => {
-                (&codes::E1004, "load the modules: modprobe vfio_iommu_type1".to_owned())
-            }
-            Self::Open { source: VfioError::OpenGroup(error, group), .. } => match error
-                .raw_os_error()
-            {
-                Some(libc::EBUSY) => {
-                    (&codes::E1107, format!("find who holds it: sudo fuser -v /dev/vfio/{group}"))
-                }
-                Some(libc::EACCES | libc::EPERM) => {
-                    (&codes::E1003, format!("give your user /dev/vfio/{group}, or run as root"))
-                }
-                _ => (&codes::E1110, "bind every function of the group to vfio-pci".to_owned()),
-            },
-            Self::Open { source: VfioError::GroupViable, .. } => (
-                &codes::E1103,
-                "bind every function of its IOMMU group to vfio-pci, or unbind it from its driver"
-                    .to_owned(),
-            ),
-            Self::Open { .. } | Self::Query { .. } => (
-                &codes::E1110,
-                "look at the host's kernel log (dmesg) for vfio-pci and IOMMU messages".to_owned(),
-            ),
-            Self::Map { source, .. } => match source.raw_os_error() {
-                Some(libc::ENOMEM | libc::EDQUOT) => {
-                    (&codes::E1306, "raise the locked-memory limit: ulimit -l unlimited".to_owned())
-                }
-                Some(libc::ENOSPC) => (
-                    &codes::E1303,
-                    "raise vfio_iommu_type1's dma_entry_limit, or use fewer memory ranges"
-                        .to_owned(),
-                ),
-                _ => (&codes::E1303, "look at the host's kernel log (dmesg)".to_owned()),
-            },
-        };
-        let failure = Failure::new(code, cause, fix);
-        match self {
-            Self::Container(source) | Self::Open { source, .. } => failure.source(source),
-            Self::Query { source, .. } | Self::Map { source, .. } => failure.source(source),
-        }
-    }
+/// Guest RAM, mapped for as long as there are devices. In the order of tear-down.
+struct Ram {
+    mapping: DmaMapping,
+    memory: HostMemory,
+    _owner: Arc<dyn Any + Send + Sync>,
 }
 
 impl DmaDomain {
     /// An empty domain. `kvm` is KVM's VFIO device, so that KVM knows of every group.
     pub fn new(kvm: Option<Arc<VfioDeviceFd>>) -> Result<Arc<Self>, DmaError> {
-        let container = Arc::new(VfioContainer::new(kvm).map_err(DmaError::Container)?);
-        Ok(Arc::new(Self { ram: Mutex::default(), taken: Arc::default(), container }))
+        let vfio = Arc::new(VfioContainer::new(kvm).map_err(DmaError::Container)?);
+        let container = Arc::new(Container { vfio, space: Mutex::default() });
+        Ok(Arc::new(Self { ram: Mutex::default(), container }))
     }
 
-    /// Opens a function, with its group if it is the first of it. The kernel resets the device.
+    /// Opens a function, with its group if it is the first of it. The kernel resets the device. RAM that lost its
+    /// mapping with the last device is mapped again.
     pub fn open(self: &Arc<Self>, bdf: Bdf) -> Result<KernelDevice, DmaError> {
-        let path = PathBuf::from(format!("/sys/bus/pci/devices/{bdf}"));
-        let operations: Arc<dyn VfioOps> = Arc::clone(&self.container) as Arc<dyn VfioOps>;
-        let device = VfioDevice::new(&path, operations, true)
-            .map_err(|source| DmaError::Open { bdf, source })?;
+        let mut ram = self.ram.lock().expect("no panic while held");
+        let device = self.container.open(bdf)?;
+        for ram in ram.iter_mut().filter(|ram| !ram.mapping.is_live()) {
+            let range = ram.mapping.taken.range;
+            ram.mapping = self
+                .container
+                .map(range, ram.memory)
+                .map_err(|source| DmaError::Map { range, source })?;
+        }
         KernelDevice::new(bdf, device, Arc::clone(self))
             .map_err(|source| DmaError::Query { bdf, source })
     }
@@ -135,121 +73,168 @@ impl DmaDomain {
     /// What every device of the domain can address; empty when the kernel does not say. After the first
     /// [`DmaDomain::open`] only: before, the container has no IOMMU.
     pub fn iova_ranges(&self) -> io::Result<Vec<AddressRange>> {
-        ioctl::iommu_info(&*self.container).map(|info| info.iova)
+        self.iommu_info().map(|info| info.iova)
     }
 
-    /// Maps guest RAM for the life of the domain; `owner` is kept until it is unmapped.
+    /// Everything that the IOMMU says of itself. After the first [`DmaDomain::open`] only.
+    pub fn iommu_info(&self) -> io::Result<ioctl::IommuInfo> {
+        ioctl::iommu_info(&*self.container.vfio)
+    }
+
+    /// Maps guest RAM for the life of the domain; `owner` is kept as long. After the first [`DmaDomain::open`].
     pub fn map_ram(
         &self,
         range: AddressRange,
         memory: HostMemory,
         owner: Arc<dyn Any + Send + Sync>,
     ) -> Result<(), DmaError> {
-        let mapping = self.map(range, memory).map_err(|source| DmaError::Map { range, source })?;
         let mut ram = self.ram.lock().expect("no panic while held");
-        ram.push(RamMapping { _mapping: mapping, _owner: owner });
+        let mapping =
+            self.container.map(range, memory).map_err(|source| DmaError::Map { range, source })?;
+        ram.push(Ram { mapping, memory, _owner: owner });
         Ok(())
     }
 
-    /// Maps another device's BAR; the mapping ends with the value.
+    /// Maps another device's BAR; the mapping ends with the value. The BAR must decode: the kernel has no pages
+    /// to map otherwise (EFAULT).
     pub fn map_p2p(&self, range: AddressRange, memory: HostMemory) -> io::Result<DmaMapping> {
-        self.map(range, memory)
+        self.container.map(range, memory)
     }
 
-    /// Unmaps guest RAM. Before the last device of the domain is closed: with the last group the container
-    /// loses its IOMMU.
+    /// Takes guest RAM away from the devices, the last range first, and forgets it.
     pub fn unmap_ram(&self) {
-        self.ram.lock().expect("no panic while held").clear();
-    }
-
-    fn map(&self, range: AddressRange, memory: HostMemory) -> io::Result<DmaMapping> {
-        if range.len() != memory.len {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let taken = self.taken.take(range)?;
-        // SAFETY: the memory stays mapped until the mapping is dropped: RAM because its owner is kept beside
-        // the mapping, a BAR because the root complex drops mappings before the function whose BAR it is.
-        // Guest memory is only ever accessed as volatile bytes.
-        unsafe { ioctl::dma_map(&*self.container, range.first(), memory.address, memory.len) }?;
-        Ok(DmaMapping { container: Arc::clone(&self.container), _taken: taken, range })
+        let mut ram = self.ram.lock().expect("no panic while held");
+        while ram.pop().is_some() {}
     }
 }
 
-struct RamMapping {
-    // In the order of tear-down.
-    _mapping: DmaMapping,
-    _owner: Arc<dyn Any + Send + Sync>,
+impl Container {
+    fn space(&self) -> MutexGuard<'_, Space> {
+        self.space.lock().expect("no panic while held")
+    }
+
+    fn open(self: &Arc<Self>, bdf: Bdf) -> Result<OpenDevice, DmaError> {
+        let sysfs = PathBuf::from(format!("/sys/bus/pci/devices/{bdf}"));
+        let group = group_of(&sysfs).map_err(|source| DmaError::NoGroup { bdf, source })?;
+        let operations: Arc<dyn VfioOps> = Arc::clone(&self.vfio) as Arc<dyn VfioOps>;
+        let mut space = self.space();
+        let device = VfioDevice::new(&sysfs, operations, true)
+            .map_err(|source| DmaError::Open { bdf, group, source })?;
+        space.device_came();
+        drop(space);
+        let (device, container) = (ManuallyDrop::new(device), Arc::clone(self));
+        Ok(OpenDevice { device, sysfs, group, container })
+    }
+
+    fn map(self: &Arc<Self>, range: AddressRange, memory: HostMemory) -> io::Result<DmaMapping> {
+        if range.len() != memory.len {
+            let text = format!("{} bytes cannot be mapped at {range}", memory.len);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        // Held to the end: the last device must not close between the note and the mapping.
+        let mut space = self.space();
+        let taken = space.take(range)?;
+        // SAFETY: the memory stays mapped until the mapping is dropped: RAM because its owner is kept beside
+        // the mapping, a BAR because the root complex drops mappings before the function whose BAR it is.
+        // Guest memory is only ever accessed as volatile bytes.
+        let mapped =
+            unsafe { ioctl::dma_map(&*self.vfio, range.first(), memory.address, memory.len) };
+        match mapped {
+            Ok(()) => Ok(DmaMapping { taken, container: Arc::clone(self) }),
+            Err(error) => {
+                space.release(&taken);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The number of a function's IOMMU group.
+fn group_of(sysfs: &Path) -> io::Result<u32> {
+    let link = fs::read_link(sysfs.join("iommu_group"))?;
+    let number = link.file_name().and_then(|name| name.to_str()?.parse().ok());
+    number.ok_or_else(|| io::Error::other(format!("{} is no IOMMU group", link.display())))
 }
 
 /// Memory that devices can reach, until this is dropped.
 pub struct DmaMapping {
-    container: Arc<VfioContainer>,
-    range: AddressRange,
-    _taken: Taken,
+    taken: Taken,
+    container: Arc<Container>,
+}
+
+impl DmaMapping {
+    fn is_live(&self) -> bool {
+        self.container.space().is_live(&self.taken)
+    }
 }
 
 impl Drop for DmaMapping {
     fn drop(&mut self) {
-        if let Err(error) = ioctl::dma_unmap(&*self.container, self.range.first(), self.range.len())
-        {
-            log::warn!("DMA mapping {} stays until strait ends: {error}", self.range);
+        let mut space = self.container.space();
+        if !space.is_live(&self.taken) {
+            return;
+        }
+        let range = self.taken.range;
+        match ioctl::dma_unmap(&*self.container.vfio, range.first(), range.len()) {
+            Ok(()) => space.release(&self.taken),
+            Err(error) => log::warn!("DMA mapping {range} stays until strait ends: {error}"),
         }
     }
 }
 
-/// Which IOVAs are in use: an overlap is refused here, with a name, before the kernel sees it.
-#[derive(Default)]
-struct Intervals(Mutex<BTreeMap<u64, u64>>);
+/// A device of the container, open until this is dropped.
+pub(super) struct OpenDevice {
+    device: ManuallyDrop<VfioDevice>,
+    sysfs: PathBuf,
+    group: u32,
+    container: Arc<Container>,
+}
 
-impl Intervals {
-    fn take(self: &Arc<Self>, range: AddressRange) -> io::Result<Taken> {
-        let mut taken = self.0.lock().expect("no panic while held");
-        let before = taken.range(..=range.last()).next_back();
-        if let Some((first, last)) = before.filter(|(_, last)| **last >= range.first()) {
-            let text = format!("{range} overlaps the DMA mapping {first:#x}-{last:#x}");
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
-        }
-        taken.insert(range.first(), range.last());
-        Ok(Taken { intervals: Arc::clone(self), first: range.first() })
+impl AsRawFd for OpenDevice {
+    fn as_raw_fd(&self) -> RawFd {
+        self.device.as_raw_fd()
     }
 }
 
-/// One interval in use, until this is dropped.
-struct Taken {
-    intervals: Arc<Intervals>,
-    first: u64,
-}
-
-impl Drop for Taken {
+impl Drop for OpenDevice {
     fn drop(&mut self) {
-        self.intervals.0.lock().expect("no panic while held").remove(&self.first);
+        // Held to the end: no mapping is made or ended while the kernel drops them all.
+        let mut space = self.container.space();
+        // SAFETY: taken out once, here; the field is not used again.
+        let device = unsafe { ManuallyDrop::take(&mut self.device) };
+        if group_of(&self.sysfs).is_ok_and(|group| group == self.group) {
+            drop(device);
+            space.device_left();
+            return;
+        }
+        // The device was pulled. vfio-ioctls looks its group up in sysfs and panics without one, so only the
+        // device is closed, for which the kernel waits. Group and container stay, and with them the mappings.
+        log::warn!("{} is gone from the host; its group stays open", self.sysfs.display());
+        let fd = device.as_raw_fd();
+        mem::forget(device);
+        // SAFETY: the descriptor's owner was forgotten just now, so that this is the only one.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
-    fn range(first: u64, last: u64) -> AddressRange {
-        AddressRange::inclusive(first, last).unwrap()
+    #[test]
+    fn group_is_the_last_part_of_the_link() {
+        let sysfs = tempfile::tempdir().unwrap();
+        symlink("../../../kernel/iommu_groups/17", sysfs.path().join("iommu_group")).unwrap();
+        assert_eq!(group_of(sysfs.path()).unwrap(), 17);
     }
 
     #[test]
-    fn interval_that_overlaps_is_refused_on_either_side() {
-        let intervals = Arc::new(Intervals::default());
-        let _held = intervals.take(range(0x1000, 0x1fff)).unwrap();
-        for overlap in
-            [range(0, 0x1000), range(0x1fff, 0x2fff), range(0x1400, 0x14ff), range(0, 0xffff)]
-        {
-            assert!(intervals.take(overlap).is_err(), "{overlap} was taken");
-        }
-        assert!(intervals.take(range(0x2000, 0x2fff)).is_ok());
-    }
-
-    #[test]
-    fn interval_that_ended_can_be_taken_again() {
-        let intervals = Arc::new(Intervals::default());
-        drop(intervals.take(range(0, u64::MAX)).unwrap());
-        assert!(intervals.take(range(0, 0)).is_ok());
+    fn group_without_a_link_or_with_a_wrong_one_is_an_error() {
+        let sysfs = tempfile::tempdir().unwrap();
+        assert_eq!(group_of(sysfs.path()).unwrap_err().kind(), io::ErrorKind::NotFound);
+        symlink("../nonsense", sysfs.path().join("iommu_group")).unwrap();
+        assert!(group_of(sysfs.path()).is_err());
     }
 }

@@ -11,12 +11,11 @@ use std::{
 };
 
 use strait_resources::bdf::Bdf;
-use vfio_ioctls::VfioDevice;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{
     backend::{IrqIndex, IrqInfo, RegionInfo, VfioBackend},
-    dma::DmaDomain,
+    dma::{DmaDomain, OpenDevice},
     ioctl::{self, IrqAction},
 };
 use crate::ports::HostMemory;
@@ -29,10 +28,11 @@ const IRQS: [IrqIndex; 5] =
 const MAX_ALIGN: u64 = 1 << 30;
 const PAGE: u64 = 4096;
 
-/// One open device. Fields in the order of tear-down: mappings, the device, then what it hangs on.
+/// One open device. Fields in the order of tear-down: mappings, which keep the device's file open, the device, then
+/// what it hangs on.
 pub struct KernelDevice {
     mappings: Mutex<Vec<Mapping>>,
-    device: VfioDevice,
+    device: OpenDevice,
     bdf: Bdf,
     regions: Vec<(RegionInfo, u64)>,
     irqs: [IrqInfo; 5],
@@ -42,7 +42,7 @@ pub struct KernelDevice {
 
 impl KernelDevice {
     /// Reads once what never changes: regions, interrupts, reset.
-    pub(super) fn new(bdf: Bdf, device: VfioDevice, domain: Arc<DmaDomain>) -> io::Result<Self> {
+    pub(super) fn new(bdf: Bdf, device: OpenDevice, domain: Arc<DmaDomain>) -> io::Result<Self> {
         let regions =
             (0..REGIONS).map(|index| ioctl::region(&device, index)).collect::<Result<_, _>>()?;
         let mut irqs = [IrqInfo::default(); 5];
@@ -100,7 +100,8 @@ impl VfioBackend for KernelDevice {
 
     fn map(&self, index: u32, offset: u64, len: u64) -> io::Result<HostMemory> {
         let at = self.place(index, offset, usize::try_from(len).map_err(io::Error::other)?)?;
-        let mapping = Mapping::new(self.device.as_raw_fd(), at, offset, len)?;
+        let access = access(&self.region(index));
+        let mapping = Mapping::new(self.device.as_raw_fd(), at, offset, len, access)?;
         let memory = HostMemory { address: mapping.address as usize, len };
         self.mappings.lock().expect("no panic while held").push(mapping);
         Ok(memory)
@@ -152,6 +153,13 @@ fn whole(count: isize, len: usize) -> io::Result<()> {
     }
 }
 
+/// What a mapping of the region may do: VFIO refuses a mapping that could do more.
+fn access(region: &RegionInfo) -> libc::c_int {
+    let read = if region.readable { libc::PROT_READ } else { libc::PROT_NONE };
+    let write = if region.writable { libc::PROT_WRITE } else { libc::PROT_NONE };
+    read | write
+}
+
 /// A mapped part of a region, inside a reservation that gave it its alignment.
 struct Mapping {
     address: *mut libc::c_void,
@@ -164,9 +172,11 @@ unsafe impl Send for Mapping {}
 impl Mapping {
     /// Maps so that host-virtual address and region offset agree modulo the largest page that fits: the kernel
     /// can then fault a BAR in by 2 MiB or 1 GiB, which makes mapping a large BAR cheap.
-    fn new(fd: RawFd, at: i64, offset: u64, len: u64) -> io::Result<Self> {
-        let align =
-            if len.is_power_of_two() { len } else { 1 << len.ilog2() }.clamp(PAGE, MAX_ALIGN);
+    fn new(fd: RawFd, at: i64, offset: u64, len: u64, access: libc::c_int) -> io::Result<Self> {
+        if len == 0 || !len.is_multiple_of(PAGE) || !offset.is_multiple_of(PAGE) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let align = (1 << len.ilog2()).clamp(PAGE, MAX_ALIGN);
         let total = len.checked_add(align).ok_or(io::ErrorKind::InvalidInput)?;
         let total = usize::try_from(total).map_err(io::Error::other)?;
         let len = usize::try_from(len).map_err(io::Error::other)?;
@@ -179,7 +189,6 @@ impl Mapping {
         let start = reserved as usize;
         let skip = (offset % align).wrapping_sub(start as u64 % align) % align;
         let first = start + skip as usize;
-        let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: [first, first + len) lies inside the reservation, which is ours alone.
         let address = unsafe {
             libc::mmap(first as *mut _, len, access, libc::MAP_SHARED | libc::MAP_FIXED, fd, at)
@@ -219,7 +228,8 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![7; 0x60_0000]).unwrap();
         let align = |file: &File, at: i64, offset: u64, len: u64| {
-            let mapping = Mapping::new(file.as_raw_fd(), at, offset, len).unwrap();
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            let mapping = Mapping::new(file.as_raw_fd(), at, offset, len, access).unwrap();
             // SAFETY: the first byte of a live mapping of a file that is long enough.
             assert_eq!(unsafe { *mapping.address.cast::<u8>() }, 7);
             mapping.address as u64
@@ -227,6 +237,23 @@ mod tests {
         assert_eq!(align(&file, 0, 0, 0x40_0000) % 0x40_0000, 0);
         assert_eq!(align(&file, 0x1000, 0x1000, 0x20_0000) % 0x20_0000, 0x1000);
         assert_eq!(align(&file, 0x2000, 0, 0x3000) % 0x2000, 0);
+    }
+
+    #[test]
+    fn mapping_of_nothing_or_of_part_of_a_page_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        for (offset, len) in [(0, 0), (0, 0x800), (0x800, 0x1000)] {
+            let refused = Mapping::new(file.as_raw_fd(), 0, offset, len, libc::PROT_READ);
+            assert_eq!(refused.err().and_then(|e| e.raw_os_error()), Some(libc::EINVAL));
+        }
+    }
+
+    #[test]
+    fn mapping_of_a_read_only_region_cannot_be_written() {
+        let region = RegionInfo { readable: true, ..RegionInfo::default() };
+        assert_eq!(access(&region), libc::PROT_READ);
+        let region = RegionInfo { readable: true, writable: true, ..RegionInfo::default() };
+        assert_eq!(access(&region), libc::PROT_READ | libc::PROT_WRITE);
     }
 
     #[test]
