@@ -190,6 +190,13 @@ pub(super) struct OpenDevice {
     container: Arc<Container>,
 }
 
+impl OpenDevice {
+    /// The IOMMU group that it came with.
+    pub(super) fn group(&self) -> u32 {
+        self.group
+    }
+}
+
 impl AsRawFd for OpenDevice {
     fn as_raw_fd(&self) -> RawFd {
         self.device.as_raw_fd()

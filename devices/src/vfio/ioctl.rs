@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
-use strait_resources::range::AddressRange;
+use strait_resources::{bdf::Bdf, range::AddressRange};
 use vfio_bindings::bindings::vfio as sys;
 
 use super::backend::{IrqIndex, IrqInfo, RegionInfo};
@@ -28,6 +28,9 @@ const DEVICE_GET_REGION_INFO: libc::c_ulong = request(8);
 const DEVICE_GET_IRQ_INFO: libc::c_ulong = request(9);
 const DEVICE_SET_IRQS: libc::c_ulong = request(10);
 const DEVICE_RESET: libc::c_ulong = request(11);
+const DEVICE_GET_PCI_HOT_RESET_INFO: libc::c_ulong = request(12);
+const DEVICE_PCI_HOT_RESET: libc::c_ulong = request(13);
+// The container has its own meaning for the same numbers.
 const IOMMU_GET_INFO: libc::c_ulong = request(12);
 const IOMMU_MAP_DMA: libc::c_ulong = request(13);
 const IOMMU_UNMAP_DMA: libc::c_ulong = request(14);
@@ -113,6 +116,75 @@ pub(super) fn can_reset(fd: &impl AsRawFd) -> io::Result<bool> {
 pub(super) fn reset(fd: &impl AsRawFd) -> io::Result<()> {
     // SAFETY: takes no argument.
     unsafe { call(fd.as_raw_fd(), DEVICE_RESET, std::ptr::null_mut()) }.map(drop)
+}
+
+/// A function that a reset of a slot or bus resets too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Affected {
+    pub(super) bdf: Bdf,
+    pub(super) group: u32,
+}
+
+/// Bytes before the list in struct vfio_pci_hot_reset_info: argsz, flags, count.
+const HOT_RESET_HEADER: usize = 12;
+/// Functions in one slot or below one bus: more are not believed.
+const MAX_AFFECTED: usize = MAX_ANSWER / 8;
+
+/// Every function that a reset of the device's slot or bus resets, itself included. ENODEV when neither can be
+/// reset.
+pub(super) fn hot_reset_info(fd: &impl AsRawFd) -> io::Result<Vec<Affected>> {
+    let mut room = 8;
+    loop {
+        let size = HOT_RESET_HEADER + 8 * room;
+        let mut answer = Answer { words: vec![0; size.div_ceil(8)] };
+        answer.put(0, u32::try_from(size).map_err(io::Error::other)?);
+        let argument = answer.words.as_mut_ptr().cast();
+        // SAFETY: the buffer is `size` bytes at least and says so in `argsz`, its first word; the kernel writes no
+        // more than that.
+        match unsafe { call(fd.as_raw_fd(), DEVICE_GET_PCI_HOT_RESET_INFO, argument) } {
+            Ok(_) => return affected(&answer),
+            // Too little room; the count says how much it takes.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < MAX_AFFECTED => {
+                room = (answer.u32(8) as usize).clamp(room + 1, MAX_AFFECTED);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The list: { u32 group_id, u16 segment, u8 bus, u8 devfn }[]
+fn affected(answer: &Answer) -> io::Result<Vec<Affected>> {
+    if answer.u32(4) & sys::VFIO_PCI_HOT_RESET_FLAG_DEV_ID != 0 {
+        let text = "the kernel names devices by iommufd and not by group";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
+    let room = answer.len().saturating_sub(HOT_RESET_HEADER) / 8;
+    let count = (answer.u32(8) as usize).min(room);
+    (0..count)
+        .map(|n| {
+            let at = HOT_RESET_HEADER + 8 * n;
+            let [low, high, bus, devfn] = answer.u32(at + 4).to_le_bytes();
+            let segment = u16::from_le_bytes([low, high]);
+            let bdf = Bdf::new(segment, bus, devfn >> 3, devfn & 7);
+            let bdf = bdf.ok_or_else(|| io::Error::other("a device number above 31"))?;
+            Ok(Affected { bdf, group: answer.u32(at) })
+        })
+        .collect()
+}
+
+/// Resets the device's slot or bus. `groups` are descriptors of every group that has a function in it.
+pub(super) fn hot_reset(fd: &impl AsRawFd, groups: &[RawFd]) -> io::Result<()> {
+    let mut words = hot_reset_request(groups)?;
+    // SAFETY: `words` is a whole struct vfio_pci_hot_reset with its descriptors, and `argsz` says how long it is.
+    unsafe { call(fd.as_raw_fd(), DEVICE_PCI_HOT_RESET, words.as_mut_ptr().cast()) }.map(drop)
+}
+
+/// struct vfio_pci_hot_reset: argsz, flags, count, i32 group_fds[]
+fn hot_reset_request(groups: &[RawFd]) -> io::Result<Vec<u32>> {
+    let size = u32::try_from(HOT_RESET_HEADER + 4 * groups.len()).map_err(io::Error::other)?;
+    let mut words = vec![size, 0, u32::try_from(groups.len()).map_err(io::Error::other)?];
+    words.extend(groups.iter().map(|fd| fd.cast_unsigned()));
+    Ok(words)
 }
 
 /// A region and where it starts in the device's file. A region that the device lacks has size 0.
@@ -343,6 +415,25 @@ mod tests {
         words.extend([1 | 1 << 16, 0, 1000, 0, 0, 0, 0xfedf_ffff, 0]);
         let info = parse_iommu_info(&answer(&words));
         assert_eq!(info.iova, [AddressRange::inclusive(0, 0xfedf_ffff).unwrap()]);
+    }
+
+    #[test]
+    fn affected_functions_are_read_from_the_packed_list() {
+        let words = [28, 0, 2, 17, 0x003b_0001, 18, 0x083c_0000, 0];
+        let found = affected(&answer(&words)).unwrap();
+        let function = |text: &str, group| Affected { bdf: text.parse().unwrap(), group };
+        assert_eq!(found, [function("0001:3b:00.0", 17), function("0000:3c:01.0", 18)]);
+    }
+
+    #[test]
+    fn affected_functions_beyond_the_answer_are_not_made_up() {
+        assert_eq!(affected(&answer(&[20, 0, 1000, 17])).unwrap(), []);
+        assert!(affected(&answer(&[20, 1, 1, 17, 0, 0])).is_err());
+    }
+
+    #[test]
+    fn hot_reset_request_names_every_group() {
+        assert_eq!(hot_reset_request(&[7, 9]).unwrap(), [20, 0, 2, 7, 9]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::{
     backend::{IrqIndex, IrqInfo, RegionInfo, VfioBackend},
     dma::{DmaDomain, OpenDevice},
-    ioctl::{self, IrqAction},
+    ioctl::{self, Affected, IrqAction},
 };
 use crate::ports::HostMemory;
 
@@ -57,6 +57,21 @@ impl KernelDevice {
     /// Which function of the host this is.
     pub fn bdf(&self) -> Bdf {
         self.bdf
+    }
+
+    /// The IOMMU group that it came with.
+    pub(super) fn group(&self) -> u32 {
+        self.device.group()
+    }
+
+    /// What a reset of its slot or bus would reset, itself included.
+    pub(super) fn hot_reset_info(&self) -> io::Result<Vec<Affected>> {
+        ioctl::hot_reset_info(&self.device)
+    }
+
+    /// Resets its slot or bus, for which it takes every group in it.
+    pub(super) fn hot_reset(&self, groups: &[RawFd]) -> io::Result<()> {
+        ioctl::hot_reset(&self.device, groups)
     }
 
     /// Where in the device's file an access goes; refuses what leaves the region.

@@ -7,6 +7,7 @@ pub mod dma;
 #[cfg(test)]
 mod fake;
 pub mod function;
+pub mod hot_reset;
 pub mod ioctl;
 mod irqs;
 pub mod kernel;
