@@ -16,12 +16,15 @@ use strait_resources::range::AddressRange;
 use super::{AcpiMachine, OEM, OEM_REVISION, OEM_TABLE, bytes};
 use crate::{layout, plan::Plan};
 
-/// `_OSC` control bits granted to an operating system that asks (PCI Firmware 3.3, 4.5.1): native hot plug, PME, AER,
-/// the PCIe capability structure. The monitor uses none of them itself.
-const OSC_GRANTED: u32 = 0x1d;
+/// `_OSC` control bits granted to an operating system that asks (PCI Firmware 3.3, 4.5.1): the PCIe capability
+/// structure. Our root ports have no slot to plug into, signal no PME and record no errors; a guest that owned those
+/// would want an interrupt from each port for them, and Linux gives up a port that has none.
+const OSC_GRANTED: u32 = 1 << 4;
 /// PCI host bridge `_OSC`.
 const OSC_PCI: &str = "33DB4D5B-1FF7-401C-9657-7441C03DD766";
 const ISA_BRIDGE: u32 = 0x1f_0000;
+/// All of the chipset's power management block: Linux drops a claim to part of what the LPC bridge's PMBASE decodes.
+const PM_BLOCK_LEN: u8 = 0x80;
 
 pub(super) fn dsdt(machine: &AcpiMachine<'_>) -> Vec<u8> {
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, OEM_REVISION);
@@ -48,14 +51,14 @@ fn sleep() -> Vec<u8> {
 fn board(plan: &Plan) -> Vec<u8> {
     let ecam = Memory32Fixed::new(true, plan.ecam.first() as u32, plan.ecam.len() as u32);
     let root_complex = Memory32Fixed::new(true, layout::RCBA as u32, 0x4000);
-    let power = IO::new(layout::PM_BASE, layout::PM_BASE, 1, 0x40);
+    let power = IO::new(layout::PM_BASE, layout::PM_BASE, 1, PM_BLOCK_LEN);
     // Reserved by the host for itself; what lies in the chipset's range nobody uses anyway.
-    let holes: Vec<Memory> = plan
+    let holes: Vec<TakenMemory> = plan
         .holes
         .iter()
         .map(|hole| hole.range)
         .filter(|hole| hole.first() >= layout::HIGH_MEMORY_START && !in_chipset(*hole))
-        .map(|hole| Memory::new(hole, AddressSpaceCacheable::NotCacheable))
+        .map(TakenMemory)
         .collect();
     let mut resources: Vec<&dyn Aml> = vec![&ecam, &root_complex, &power];
     resources.extend(holes.iter().map(|hole| hole as &dyn Aml));
@@ -230,6 +233,27 @@ impl Aml for Memory {
         match self {
             Self::Low(low) => low.to_aml_bytes(sink),
             Self::High(high) => high.to_aml_bytes(sink),
+        }
+    }
+}
+
+/// `QWordMemory (ResourceConsumer, ...)` (ACPI 6.5, 6.4.3.5.1): taken by the device itself. acpi_tables knows only
+/// windows, which a device passes on to others.
+struct TakenMemory(AddressRange);
+
+impl Aml for TakenMemory {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        const QWORD_ADDRESS_SPACE: u8 = 0x8a;
+        const MEMORY: u8 = 0;
+        // Consumer, both ends fixed; read and write, not cacheable.
+        const GENERAL: u8 = 0b1101;
+        const TYPE_SPECIFIC: u8 = 1;
+        sink.byte(QWORD_ADDRESS_SPACE);
+        sink.word(3 + 5 * 8);
+        sink.vec(&[MEMORY, GENERAL, TYPE_SPECIFIC]);
+        let (granularity, translation) = (0, 0);
+        for value in [granularity, self.0.first(), self.0.last(), translation, self.0.len()] {
+            sink.qword(value);
         }
     }
 }

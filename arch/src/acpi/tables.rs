@@ -10,9 +10,10 @@ use acpi_tables::{
 use super::{OEM, OEM_REVISION, OEM_TABLE, bytes};
 use crate::{layout, plan::Plan};
 
-/// FADT flags (ACPI 6.5, table 5.10): WBINVD works; C1 on all CPUs; no power and no sleep button in the fixed
-/// hardware; there is a reset register.
-const FADT_FLAGS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 10;
+/// FADT flags (ACPI 6.5, table 5.10): WBINVD works; C1 on all CPUs; no power button, no sleep button and no RTC alarm
+/// in the fixed hardware; there is a reset register. Not USE_PLATFORM_CLOCK: Windows would leave the TSC for the PM
+/// timer, an exit to user space at each reading.
+const FADT_FLAGS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 10;
 /// IA-PC boot flags (table 5.11): ISA devices; no keyboard controller to probe (its reset line works all the same); no
 /// VGA to probe; no ASPM, which is the host's to manage for passed devices.
 const BOOT_ARCH: u16 = 1 | 1 << 2 | 1 << 4;
@@ -28,7 +29,8 @@ const HEADER: u32 = 36;
 
 pub(super) fn fadt(dsdt: u64, facs: u64) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION);
-    // Below 1 MiB: the 32-bit fields hold both. A second address in the 64-bit ones would be ignored or warned of.
+    // Below 1 MiB: the 32-bit fields hold both. X_DSDT says the same again for who reads no other; a second address
+    // for the FACS would be a second FACS.
     fadt.dsdt = (dsdt as u32).into();
     fadt.x_dsdt = dsdt.into();
     fadt.firmware_ctrl = (facs as u32).into();
@@ -74,12 +76,16 @@ pub(super) fn madt(apic_ids: &[u32]) -> Vec<u8> {
     madt.append_slice(&(layout::LOCAL_APIC as u32).to_le_bytes());
     // PCAT_COMPAT: there are two 8259s too.
     madt.append_slice(&1_u32.to_le_bytes());
-    for (uid, id) in apic_ids.iter().enumerate() {
-        match u8::try_from(*id) {
-            Ok(id) if id < 0xff => madt.append_slice(&[0, 8, uid as u8, id, 1, 0, 0, 0]),
+    let mut x2apics = false;
+    for (uid, id) in (0_u32..).zip(apic_ids) {
+        match (u8::try_from(uid), u8::try_from(*id)) {
+            (Ok(uid), Ok(id)) if id < 0xff => {
+                madt.append_slice(&[0, 8, uid, id, 1, 0, 0, 0]);
+            }
             _ => {
+                x2apics = true;
                 madt.append_slice(&[9, 16, 0, 0]);
-                for value in [*id, 1, uid as u32] {
+                for value in [*id, 1, uid] {
                     madt.append_slice(&value.to_le_bytes());
                 }
             }
@@ -98,6 +104,9 @@ pub(super) fn madt(apic_ids: &[u32]) -> Vec<u8> {
     }
     // NMI on LINT1 of every CPU.
     madt.append_slice(&[4, 6, 0xff, 0, 0, 1]);
+    if x2apics {
+        madt.append_slice(&[0xa, 12, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0]);
+    }
     madt.as_slice().to_vec()
 }
 

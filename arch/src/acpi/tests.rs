@@ -89,8 +89,14 @@ fn cpus_with_large_apic_ids_get_x2apic_entries() {
         kinds.push(madt[at]);
         at += usize::from(madt[at + 1]);
     }
-    assert_eq!(kinds, [0, 0, 9, 9, 1, 2, 2, 4]);
+    assert_eq!(kinds, [0, 0, 9, 9, 1, 2, 2, 4, 10]);
     assert_eq!(at, madt.len());
+}
+
+#[test]
+fn small_apic_ids_need_no_x2apic_entries() {
+    let madt = table(&tables(4), b"APIC");
+    assert_eq!(madt.len(), 44 + 4 * 8 + 12 + 2 * 10 + 6);
 }
 
 #[test]
