@@ -1,6 +1,8 @@
-//! How much RAM an ELF kernel needs, known before a byte of it is loaded.
+//! Whether an ELF file is a kernel and how much RAM it needs, known before a byte of it is loaded.
 
 use std::io::{self, Read, Seek, SeekFrom};
+
+use crate::layout::HIGH_MEMORY_START;
 
 /// Kernels have a handful; more is no kernel.
 const MAX_HEADERS: u16 = 64;
@@ -8,6 +10,7 @@ const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 const EM_X86_64: u16 = 62;
 const PT_LOAD: u32 = 1;
+const PT_INTERP: u32 = 3;
 
 #[derive(Debug)]
 pub(super) enum Error {
@@ -16,7 +19,7 @@ pub(super) enum Error {
     Odd(String),
 }
 
-/// First physical address above all segments.
+/// First physical address above all segments, the lowest of which is not among the boot data in low memory.
 pub(super) fn memory_end<F: Read + Seek>(image: &mut F) -> Result<u64, Error> {
     let mut header = [0u8; HEADER];
     image.rewind().and_then(|()| image.read_exact(&mut header)).map_err(cut)?;
@@ -36,10 +39,22 @@ pub(super) fn memory_end<F: Read + Seek>(image: &mut F) -> Result<u64, Error> {
     for _ in 0..count {
         let mut program = [0u8; PROGRAM_HEADER];
         image.read_exact(&mut program).map_err(cut)?;
-        if u32_at(&program, 0) != PT_LOAD {
+        match u32_at(&program, 0) {
+            PT_LOAD => {}
+            PT_INTERP => return Err(odd("a program for Linux")),
+            _ => continue,
+        }
+        let (physical, file, len) =
+            (u64_at(&program, 24), u64_at(&program, 32), u64_at(&program, 40));
+        if len == 0 {
             continue;
         }
-        let (physical, len) = (u64_at(&program, 24), u64_at(&program, 40));
+        if physical < HIGH_MEMORY_START {
+            return Err(odd("an ELF file with a segment below 1 MiB (a program or a library?)"));
+        }
+        if file > len {
+            return Err(odd("an ELF file with more bytes than memory in a segment"));
+        }
         let segment_end = physical
             .checked_add(len)
             .ok_or_else(|| odd("an ELF file whose segments do not fit in memory"))?;

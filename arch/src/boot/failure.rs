@@ -18,6 +18,11 @@ impl BootError {
                 cause,
                 "give --kernel a bzImage (/boot/vmlinuz-*) or an ELF vmlinux for x86-64",
             ),
+            Self::NotAnInitramfs { .. } => Failure::new(
+                &codes::E2101,
+                cause,
+                "give --initramfs a cpio archive, or leave it out",
+            ),
             Self::NoPvh { .. } => {
                 Failure::new(&codes::E2102, cause, "use --boot auto, which finds another way in")
             }

@@ -26,6 +26,8 @@ use crate::{layout, plan::Plan};
 /// Magic of the setup header, and where it and what we read of it stand in a bzImage.
 const HDRS: &[u8; 4] = b"HdrS";
 const HDRS_AT: usize = 0x202;
+const INITRD_ADDR_MAX_AT: usize = 0x22c;
+const CMDLINE_SIZE_AT: usize = 0x238;
 /// Highest address for an initramfs where the kernel does not say (`initrd_addr_max` of every 64-bit Linux).
 const INITRAMFS_MAX: u64 = 0x7fff_ffff;
 const PAGE: u64 = 4096;
@@ -100,6 +102,12 @@ pub enum BootError {
         /// What it looks like.
         what: String,
     },
+    /// An empty file.
+    #[error("{} is empty, not an initramfs", path.display())]
+    NotAnInitramfs {
+        /// Which file.
+        path: PathBuf,
+    },
     /// `--boot pvh` for a kernel without that entry.
     #[error("{} has no PVH entry: {why}", path.display())]
     NoPvh {
@@ -150,6 +158,36 @@ struct Loaded {
     end: u64,
     /// Of a bzImage entered by its own code.
     header: Option<setup_header>,
+    limits: Limits,
+}
+
+/// What the kernel says it takes. A bare ELF file says nothing; a bzImage does, for its vmlinux too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limits {
+    /// Bytes of command line without the NUL: Linux cuts what is longer without a word.
+    cmdline: usize,
+    /// Highest address of the initramfs's last byte.
+    initramfs: u64,
+}
+
+impl Limits {
+    const UNTOLD: Self =
+        Self { cmdline: layout::CMDLINE_SIZE as usize - 1, initramfs: INITRAMFS_MAX };
+
+    /// From a file that starts with `head`: `cmdline_size` (protocol 2.06 on), `initrd_addr_max` (2.03 on).
+    fn of_bzimage(head: &[u8]) -> Self {
+        let told = |at: usize| match head.get(at..at + 4) {
+            Some(&[a, b, c, d]) => {
+                Some(u32::from_le_bytes([a, b, c, d])).filter(|value| *value > 0)
+            }
+            _ => None,
+        };
+        let cmdline = told(CMDLINE_SIZE_AT).map_or(Self::UNTOLD.cmdline, |size| size as usize);
+        Self {
+            cmdline: cmdline.min(Self::UNTOLD.cmdline),
+            initramfs: told(INITRD_ADDR_MAX_AT).map_or(INITRAMFS_MAX, u64::from),
+        }
+    }
 }
 
 /// Loads kernel, initramfs, command line and boot data; says where to enter.
@@ -159,17 +197,12 @@ struct Loaded {
 pub fn load(memory: &GuestMemoryMmap, request: &BootRequest<'_>) -> Result<Entry, BootError> {
     let low =
         request.plan.ram.first().map_or(0, |range| range.last().saturating_add(1)).min(1 << 32);
+    // Opened before the kernel is unpacked, which takes a while: a typing error should not.
+    let initramfs = request.initramfs.map(Initramfs::open).transpose()?;
     let kernel = load_kernel(memory, request, low)?;
-    let initramfs = match request.initramfs {
-        Some(path) => Some(load_initramfs(memory, path, &kernel, low)?),
-        None => None,
-    };
-    let limit = match &kernel.header {
-        Some(header) if header.cmdline_size > 0 => header.cmdline_size as usize,
-        _ => layout::CMDLINE_SIZE as usize - 1,
-    };
-    let len = request.cmdline.len();
-    if len > limit.min(layout::CMDLINE_SIZE as usize - 1) {
+    let initramfs = initramfs.map(|initramfs| initramfs.load(memory, &kernel, low)).transpose()?;
+    let (len, limit) = (request.cmdline.len(), kernel.limits.cmdline);
+    if len > limit {
         return Err(BootError::CmdlineTooLong { len, limit });
     }
     let terminated = [request.cmdline.as_bytes(), &[0]].concat();
@@ -203,26 +236,27 @@ fn load_kernel(
             let what = "an ELF file; --boot bzimage wants a bzImage".to_owned();
             return Err(BootError::NotAKernel { path: path.to_owned(), what });
         }
-        return load_elf(memory, request, &mut file, low);
+        return load_elf(memory, request, &mut file, Limits::UNTOLD, low);
     }
     if head.get(HDRS_AT..HDRS_AT + 4) != Some(HDRS) {
         let what = failure::what_is(&head);
         return Err(BootError::NotAKernel { path: path.to_owned(), what });
     }
+    let limits = Limits::of_bzimage(&head);
     if request.mode == BootMode::BzImage {
-        return load_bzimage(memory, path, &mut file, low);
+        return load_bzimage(memory, path, &mut file, limits, low);
     }
     match unwrap::vmlinux(&mut file, &head) {
         Ok(vmlinux) => {
-            let loaded = load_elf(memory, request, &mut Cursor::new(vmlinux), low)?;
+            let loaded = load_elf(memory, request, &mut Cursor::new(vmlinux), limits, low)?;
             // A vmlinux from inside a bzImage without the note wants its own decompressor's set-up.
-            if loaded.pvh { Ok(loaded) } else { load_bzimage(memory, path, &mut file, low) }
+            if loaded.pvh { Ok(loaded) } else { load_bzimage(memory, path, &mut file, limits, low) }
         }
         Err(unwrap::Error::Io(source)) => Err(read(source)),
         Err(why) if request.mode == BootMode::Pvh => {
             Err(BootError::NoPvh { path: path.to_owned(), why: why.to_string() })
         }
-        Err(_) => load_bzimage(memory, path, &mut file, low),
+        Err(_) => load_bzimage(memory, path, &mut file, limits, low),
     }
 }
 
@@ -230,6 +264,7 @@ fn load_elf<F: Read + ReadVolatile + Seek>(
     memory: &GuestMemoryMmap,
     request: &BootRequest<'_>,
     image: &mut F,
+    limits: Limits,
     low: u64,
 ) -> Result<Loaded, BootError> {
     let path = request.kernel.to_owned();
@@ -249,13 +284,13 @@ fn load_elf<F: Read + ReadVolatile + Seek>(
     })?;
     match result.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(entry) => {
-            Ok(Loaded { rip: entry.0, pvh: true, end, header: None })
+            Ok(Loaded { rip: entry.0, pvh: true, end, header: None, limits })
         }
         _ if request.mode == BootMode::Pvh => {
             let why = "it was built without CONFIG_PVH".to_owned();
             Err(BootError::NoPvh { path, why })
         }
-        _ => Ok(Loaded { rip: result.kernel_load.0, pvh: false, end, header: None }),
+        _ => Ok(Loaded { rip: result.kernel_load.0, pvh: false, end, header: None, limits }),
     }
 }
 
@@ -263,6 +298,7 @@ fn load_bzimage(
     memory: &GuestMemoryMmap,
     path: &Path,
     file: &mut File,
+    limits: Limits,
     low: u64,
 ) -> Result<Loaded, BootError> {
     let odd = |what: String| BootError::NotAKernel { path: path.to_owned(), what };
@@ -290,43 +326,56 @@ fn load_bzimage(
     if end > low {
         return Err(BootError::KernelTooBig { path: path.to_owned(), end, low });
     }
-    Ok(Loaded { rip: result.kernel_load.0 + 0x200, pvh: false, end, header: Some(header) })
+    Ok(Loaded { rip: result.kernel_load.0 + 0x200, pvh: false, end, header: Some(header), limits })
 }
 
-/// As high as it may be: out of the way of whatever the kernel does first.
-fn load_initramfs(
-    memory: &GuestMemoryMmap,
-    path: &Path,
-    kernel: &Loaded,
-    low: u64,
-) -> Result<AddressRange, BootError> {
-    let read = |source| BootError::Read { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(read)?;
-    let len = file.metadata().map_err(read)?.len();
-    let limit = match &kernel.header {
-        Some(header) if header.initrd_addr_max > 0 => u64::from(header.initrd_addr_max),
-        _ => INITRAMFS_MAX,
-    };
-    let top = low.min(limit.saturating_add(1));
-    let bottom = align_up(kernel.end, PAGE).unwrap_or(u64::MAX);
-    let room = top.saturating_sub(bottom);
-    let start =
-        top.checked_sub(len).map(|start| align_down(start, PAGE)).filter(|start| *start >= bottom);
-    let too_big = BootError::InitramfsTooBig { path: path.to_owned(), len, room };
-    let range = start.and_then(|start| AddressRange::new(start, len));
-    let Some(range) = range else {
-        let what = "an empty file".to_owned();
-        return Err(if len == 0 {
-            BootError::NotAKernel { path: path.to_owned(), what }
-        } else {
-            too_big
-        });
-    };
-    let len = usize::try_from(len).map_err(written)?;
-    memory
-        .read_exact_volatile_from(GuestAddress(range.first()), &mut file, len)
-        .map_err(|error| read(io::Error::other(error)))?;
-    Ok(range)
+/// A file for the kernel to unpack.
+struct Initramfs<'a> {
+    path: &'a Path,
+    file: File,
+    len: u64,
+}
+
+impl<'a> Initramfs<'a> {
+    fn open(path: &'a Path) -> Result<Self, BootError> {
+        let read = |source| BootError::Read { path: path.to_owned(), source };
+        let file = File::open(path).map_err(read)?;
+        let metadata = file.metadata().map_err(read)?;
+        if metadata.is_dir() {
+            return Err(read(io::Error::from(io::ErrorKind::IsADirectory)));
+        }
+        match metadata.len() {
+            0 => Err(BootError::NotAnInitramfs { path: path.to_owned() }),
+            len => Ok(Self { path, file, len }),
+        }
+    }
+
+    /// As high as it may be: out of the way of whatever the kernel does first.
+    fn load(
+        mut self,
+        memory: &GuestMemoryMmap,
+        kernel: &Loaded,
+        low: u64,
+    ) -> Result<AddressRange, BootError> {
+        let len = self.len;
+        let top = low.min(kernel.limits.initramfs.saturating_add(1));
+        let bottom = align_up(kernel.end, PAGE).unwrap_or(u64::MAX);
+        let range = top
+            .checked_sub(len)
+            .map(|start| align_down(start, PAGE))
+            .filter(|start| *start >= bottom)
+            .and_then(|start| AddressRange::new(start, len))
+            .ok_or_else(|| BootError::InitramfsTooBig {
+                path: self.path.to_owned(),
+                len,
+                room: top.saturating_sub(bottom),
+            })?;
+        let len = usize::try_from(len).map_err(written)?;
+        memory.read_exact_volatile_from(GuestAddress(range.first()), &mut self.file, len).map_err(
+            |error| BootError::Read { path: self.path.to_owned(), source: io::Error::other(error) },
+        )?;
+        Ok(range)
+    }
 }
 
 #[cfg(test)]

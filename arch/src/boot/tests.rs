@@ -1,6 +1,6 @@
-use std::{fs, path::PathBuf};
+use std::{fs, io::Write, path::PathBuf};
 
-use super::*;
+use super::{unwrap::tests::bzimage, *};
 use crate::plan::PlanRequest;
 
 const MIB: u64 = 1 << 20;
@@ -34,15 +34,19 @@ impl Fixture {
     }
 
     fn load(&self, kernel: &Path, initramfs: Option<&Path>) -> Result<Entry, BootError> {
-        let request = BootRequest {
+        let request = BootRequest { initramfs, ..self.request(kernel) };
+        load(&self.memory, &request)
+    }
+
+    fn request<'a>(&'a self, kernel: &'a Path) -> BootRequest<'a> {
+        BootRequest {
             kernel,
-            initramfs,
+            initramfs: None,
             cmdline: "console=ttyS0",
             plan: &self.plan,
             rsdp: layout::ACPI_START,
             mode: BootMode::Auto,
-        };
-        load(&self.memory, &request)
+        }
     }
 
     fn u64_at(&self, address: u64) -> u64 {
@@ -108,6 +112,78 @@ fn elf_without_the_note_is_entered_at_its_64_bit_entry() {
     assert_eq!(usize::from(entries), fixture.plan.e820().len());
 }
 
+/// A bzImage around `vmlinux`, as gzip, that takes 100 bytes of command line and has a 64-bit entry.
+fn bzimage_of(vmlinux: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(vmlinux).unwrap();
+    let mut image = bzimage(&gzip.finish().unwrap());
+    image[0x211] = 1; // loadflags: LOADED_HIGH
+    image[0x214..0x218].copy_from_slice(&(1_u32 << 20).to_le_bytes()); // code32_start
+    image[0x236] = 1; // xloadflags: XLF_KERNEL_64
+    image[0x238] = 100; // cmdline_size
+    image[0x258..0x260].copy_from_slice(&(16 * MIB).to_le_bytes()); // pref_address
+    image[0x260..0x264].copy_from_slice(&(2_u32 << 20).to_le_bytes()); // init_size
+    image
+}
+
+#[test]
+fn bzimage_is_unwrapped_and_entered_by_the_note_inside() {
+    let fixture = Fixture::new(64);
+    let kernel = fixture.file("vmlinuz", &bzimage_of(&elf(true, MIB)));
+    let entry = fixture.load(&kernel, None).unwrap();
+    assert_eq!(entry, Entry::Pvh { rip: 16 * MIB + 0x100, start_info: layout::PVH_START_INFO });
+    assert_eq!(fixture.u64_at(16 * MIB).to_le_bytes(), *b"kernel!!");
+}
+
+#[test]
+fn bzimage_without_a_note_inside_or_when_told_so_is_entered_by_its_own_code() {
+    let fixture = Fixture::new(64);
+    let kernel = fixture.file("vmlinuz", &bzimage_of(&elf(false, MIB)));
+    let expected = Entry::Linux64 { rip: MIB + 0x200, zero_page: layout::ZERO_PAGE };
+    assert_eq!(fixture.load(&kernel, None).unwrap(), expected);
+    let kernel = fixture.file("vmlinuz", &bzimage_of(&elf(true, MIB)));
+    let told = BootRequest { mode: BootMode::BzImage, ..fixture.request(&kernel) };
+    assert_eq!(load(&fixture.memory, &told).unwrap(), expected);
+    assert_eq!(fixture.u32_at(layout::ZERO_PAGE + 0x202), 0x5372_6448);
+}
+
+#[test]
+fn command_line_that_the_unwrapped_kernel_would_cut_is_refused() {
+    let fixture = Fixture::new(64);
+    let kernel = fixture.file("vmlinuz", &bzimage_of(&elf(true, MIB)));
+    let (fits, long) = ("x".repeat(100), "x".repeat(101));
+    let request = |cmdline| BootRequest { cmdline, ..fixture.request(&kernel) };
+    load(&fixture.memory, &request(&fits)).unwrap();
+    let failure = load(&fixture.memory, &request(&long)).unwrap_err().into_failure();
+    assert_eq!((failure.code.id, &*failure.fix), ("E2105", "shorten --cmdline to 100 bytes"));
+}
+
+#[test]
+fn initramfs_that_is_missing_or_empty_is_refused_before_the_kernel_is_looked_at() {
+    let fixture = Fixture::new(64);
+    let (missing, empty) = (fixture.directory.path().join("missing"), fixture.file("empty", b""));
+    for initramfs in [&missing, &empty, &fixture.directory.path().to_owned()] {
+        let failure = fixture.load(&missing, Some(initramfs)).unwrap_err().into_failure();
+        assert_eq!(failure.code.id, "E2101");
+        let name = initramfs.display().to_string();
+        assert!(failure.cause.contains(&name), "{}", failure.cause);
+    }
+}
+
+#[test]
+fn program_for_linux_is_no_kernel() {
+    let fixture = Fixture::new(64);
+    let this_test = std::env::current_exe().unwrap();
+    let failure = fixture.load(&this_test, None).unwrap_err().into_failure();
+    assert_eq!(failure.code.id, "E2102");
+    assert!(failure.cause.contains("program"), "{}", failure.cause);
+    let mut low = elf(true, MIB);
+    // The physical address of the first segment.
+    low[64 + 24..64 + 32].copy_from_slice(&0x7000_u64.to_le_bytes());
+    let failure = fixture.load(&fixture.file("low", &low), None).unwrap_err().into_failure();
+    assert_eq!(failure.code.id, "E2102");
+}
+
 #[test]
 fn kernel_whose_bss_ends_above_low_ram_is_refused_with_numbers() {
     let fixture = Fixture::new(64);
@@ -166,14 +242,7 @@ fn command_line_of_64_kib_is_refused() {
     let fixture = Fixture::new(64);
     let kernel = fixture.file("vmlinux", &elf(true, MIB));
     let long = "x".repeat(0x1_0000);
-    let request = BootRequest {
-        kernel: &kernel,
-        initramfs: None,
-        cmdline: &long,
-        plan: &fixture.plan,
-        rsdp: 0,
-        mode: BootMode::Auto,
-    };
+    let request = BootRequest { cmdline: &long, ..fixture.request(&kernel) };
     assert_eq!(load(&fixture.memory, &request).unwrap_err().into_failure().code.id, "E2105");
 }
 

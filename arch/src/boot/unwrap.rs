@@ -7,6 +7,8 @@ use std::{
 
 /// A kernel is tens of MiB; a stream that grows beyond this is no kernel.
 const MAX_VMLINUX: u64 = 1 << 30;
+/// How far the size that the file claims is believed ahead of seeing the bytes.
+const MAX_HINT: usize = 128 << 20;
 /// The kernel's lz4 stream is in the legacy format: blocks of 8 MiB decompressed, each with its length.
 const LZ4_MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
 const LZ4_BLOCK: usize = 8 << 20;
@@ -60,13 +62,15 @@ fn payload(head: &[u8]) -> Option<(u64, u64)> {
 
 fn decompress(compressed: &[u8]) -> Result<Vec<u8>, Error> {
     let magic = compressed.first_chunk::<4>().copied().unwrap_or_default();
+    // The build appends the decompressed size (gzip ends with it anyway). A hint only: one allocation instead of ten.
+    let size = compressed.last_chunk::<4>().map_or(0, |size| u32::from_le_bytes(*size));
     match magic {
-        [0x1f, 0x8b, ..] => bounded(flate2::read::GzDecoder::new(compressed)),
+        [0x1f, 0x8b, ..] => bounded(flate2::read::GzDecoder::new(compressed), size),
         // One stream; what the build appended behind it (the size) must not be taken for another.
-        [0xfd, b'7', b'z', b'X'] => bounded(lzma_rust2::XzReader::new(compressed, false)),
+        [0xfd, b'7', b'z', b'X'] => bounded(lzma_rust2::XzReader::new(compressed, false), size),
         [0x28, 0xb5, 0x2f, 0xfd] => {
             let stream = ruzstd::decoding::StreamingDecoder::new(compressed);
-            bounded(stream.map_err(|error| Error::Broken(error.to_string()))?)
+            bounded(stream.map_err(|error| Error::Broken(error.to_string()))?, size)
         }
         LZ4_MAGIC => lz4(compressed.get(4..).unwrap_or_default()),
         [0x7f, b'E', b'L', b'F'] => Ok(compressed.to_vec()),
@@ -74,8 +78,9 @@ fn decompress(compressed: &[u8]) -> Result<Vec<u8>, Error> {
     }
 }
 
-fn bounded(stream: impl Read) -> Result<Vec<u8>, Error> {
-    let mut vmlinux = Vec::new();
+fn bounded(stream: impl Read, size: u32) -> Result<Vec<u8>, Error> {
+    let mut vmlinux =
+        Vec::with_capacity(usize::try_from(size).map_or(0, |size| size.min(MAX_HINT)));
     let read = stream.take(MAX_VMLINUX + 1).read_to_end(&mut vmlinux);
     match read {
         Ok(len) if len as u64 > MAX_VMLINUX => Err(too_large()),
@@ -106,13 +111,13 @@ fn too_large() -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Write;
 
     use super::*;
 
     /// A bzImage with nothing but the fields that matter, and a payload.
-    fn bzimage(payload: &[u8]) -> Vec<u8> {
+    pub(in crate::boot) fn bzimage(payload: &[u8]) -> Vec<u8> {
         let mut image = vec![0u8; 0x400];
         image[SETUP_SECTORS] = 1;
         image[0x202..0x206].copy_from_slice(b"HdrS");
@@ -156,10 +161,32 @@ mod tests {
     }
 
     #[test]
-    fn zstd_payload_comes_out_whole() {
+    fn zstd_payload_with_its_size_appended_comes_out_whole() {
         let level = ruzstd::encoding::CompressionLevel::Fastest;
-        let compressed = ruzstd::encoding::compress_to_vec(elf().as_slice(), level);
+        let mut compressed = ruzstd::encoding::compress_to_vec(elf().as_slice(), level);
+        compressed.extend((elf().len() as u32).to_le_bytes());
         assert_eq!(unwrap(&compressed).unwrap(), elf());
+    }
+
+    /// As the kernel's build makes it: the x86 filter, which turns relative calls into absolute ones, then LZMA2, a
+    /// CRC-32, the size appended. From `xz --check=crc32 --x86 --lzma2=dict=1MiB`.
+    #[test]
+    fn xz_payload_through_the_x86_filter_comes_out_whole() {
+        const PAYLOAD: [u8; 88] = [
+            0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x01, 0x69, 0x22, 0xde, 0x36, 0x02, 0x01,
+            0x04, 0x00, 0x21, 0x01, 0x10, 0x00, 0x8b, 0x21, 0x6f, 0x49, 0xe0, 0x05, 0x03, 0x00,
+            0x16, 0x5d, 0x00, 0x3f, 0x91, 0x45, 0x84, 0x70, 0x69, 0xd0, 0x09, 0xac, 0x57, 0x74,
+            0x28, 0x51, 0xe0, 0xd7, 0xc1, 0xb5, 0x63, 0x1c, 0x7b, 0x2c, 0x00, 0x00, 0x00, 0x00,
+            0x29, 0x49, 0xe5, 0x19, 0x00, 0x01, 0x2e, 0x84, 0x0a, 0x00, 0x00, 0x00, 0xad, 0x46,
+            0x28, 0xd5, 0x3e, 0x30, 0x0d, 0x8b, 0x02, 0x00, 0x00, 0x00, 0x00, 0x01, 0x59, 0x5a,
+            0x04, 0x05, 0x00, 0x00,
+        ];
+        let mut calls = b"\x7fELF".to_vec();
+        for call in 0..256_i32 {
+            calls.push(0xe8);
+            calls.extend((0x1000 - 5 * call).to_le_bytes());
+        }
+        assert_eq!(unwrap(&PAYLOAD).unwrap(), calls);
     }
 
     #[test]
