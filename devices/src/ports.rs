@@ -39,6 +39,14 @@ pub trait IrqLine: Send + Sync {
     fn disconnect(&self, trigger: &EventFd, resample: &EventFd) -> io::Result<()>;
 }
 
+/// What a device can ask of the whole machine.
+pub trait MachineControl: Send + Sync {
+    /// The guest powered off.
+    fn power_off(&self);
+    /// The guest wants to start again.
+    fn reset(&self);
+}
+
 /// Page-aligned memory of this process that the guest may reach directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostMemory {

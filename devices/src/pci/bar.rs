@@ -55,6 +55,8 @@ pub struct Decoding {
     pub io: bool,
     /// Memory BARs and the ROM.
     pub memory: bool,
+    /// The device can answer at all: it is in D0.
+    pub answers: bool,
 }
 
 impl Decoding {
@@ -63,6 +65,7 @@ impl Decoding {
         Self {
             io: in_d0 && command & regs::COMMAND_IO != 0,
             memory: in_d0 && command & regs::COMMAND_MEMORY != 0,
+            answers: in_d0,
         }
     }
 }
@@ -160,7 +163,12 @@ impl Bars {
         };
         let address =
             if spec.kind == BarKind::Rom { address & u64::from(regs::ROM_MASK) } else { address };
-        BarPlacement { bar, address, decoded: enabled && is_assigned(spec, address) }
+        BarPlacement {
+            bar,
+            address,
+            decoded: enabled && is_assigned(spec, address),
+            answers: decoding.answers,
+        }
     }
 }
 
@@ -169,7 +177,9 @@ impl Bars {
 pub fn changes(old: &[BarPlacement], new: &[BarPlacement]) -> BarChanges {
     old.iter()
         .zip(new)
-        .filter(|(old, new)| old != new && (old.decoded || new.decoded))
+        .filter(|(old, new)| {
+            old != new && (old.decoded || new.decoded || old.answers != new.answers)
+        })
         .map(|(_, new)| *new)
         .collect()
 }
@@ -244,8 +254,8 @@ mod tests {
 
     use super::*;
 
-    const ON: Decoding = Decoding { io: true, memory: true };
-    const OFF: Decoding = Decoding { io: false, memory: false };
+    const ON: Decoding = Decoding { io: true, memory: true, answers: true };
+    const OFF: Decoding = Decoding { io: false, memory: false, answers: true };
 
     fn spec(index: u8, kind: BarKind, size: u64) -> BarSpec {
         BarSpec { index: BarIndex::new(index).unwrap(), kind, size }
@@ -376,7 +386,7 @@ mod tests {
     fn outside_d0_nothing_decodes() {
         let all = regs::COMMAND_IO | regs::COMMAND_MEMORY;
         assert_eq!(Decoding::new(all, true), ON);
-        assert_eq!(Decoding::new(all, false), OFF);
+        assert_eq!(Decoding::new(all, false), Decoding { answers: false, ..OFF });
     }
 
     #[test]

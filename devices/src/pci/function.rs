@@ -70,6 +70,9 @@ pub struct BarPlacement {
     pub address: u64,
     /// Does it decode there (enable bit in Command, ROM enable bit, power state D0)?
     pub decoded: bool,
+    /// Could the device answer there if it decoded? Not outside D0: what is mapped of it must go, while a mapping
+    /// may outlive decoding that is only turned off.
+    pub answers: bool,
 }
 
 /// The placements that a configuration write changed; empty for nearly every write.

@@ -1,8 +1,14 @@
 //! PCI Express: configuration space, root complex, root ports.
 
+mod apertures;
 pub mod bar;
 pub mod caps;
+mod config;
 pub mod function;
+mod host_bridge;
+mod lpc;
 pub mod msi;
 pub mod msix;
+pub mod port;
 pub mod regs;
+pub mod root;

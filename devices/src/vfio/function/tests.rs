@@ -225,12 +225,13 @@ fn sleep_waits_until_the_bars_are_gone() {
     bench.command(regs::COMMAND_MEMORY);
     bench.calls();
     let gone = bench.write(PM + pm::CONTROL, 2, 3);
-    assert_eq!(gone.len(), 3);
+    // Those that do not decode too: a mapping may outlive decoding.
+    assert_eq!(gone.len(), 5);
     assert!(gone.iter().all(|&(_, _, decoded)| !decoded));
     assert_eq!(bench.calls(), [""; 0]);
     assert_eq!(bench.read(PM + pm::CONTROL, 2), 3);
     assert_eq!(bench.calls(), ["write 7 0x44 0300", "read 7 0x44 2"]);
-    assert_eq!(bench.write(PM + pm::CONTROL, 2, 0).len(), 3);
+    assert_eq!(bench.write(PM + pm::CONTROL, 2, 0).len(), 5);
     assert_eq!(bench.calls(), ["write 7 0x44 0000", "read 7 0x44 2"]);
 }
 
