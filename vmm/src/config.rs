@@ -17,6 +17,8 @@ mod tests;
 
 use std::{num::NonZeroU8, path::PathBuf};
 
+use strait_arch::cpuid::CpuTopology;
+pub(crate) use strait_arch::cpuid::Hide;
 use strait_resources::{bdf::BdfSelector, codes, failure::Failure};
 
 use crate::cli::RunArgs;
@@ -73,7 +75,7 @@ pub(crate) enum BootMode {
     BzImage,
 }
 
-/// Virtual CPUs. `threads_per_core * cores_per_package` divides `count`.
+/// Virtual CPUs. `threads_per_core * cores_per_package` divides `count`, and every APIC id is 254 at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cpu {
     /// How many, 1..=255.
@@ -84,20 +86,18 @@ pub(crate) struct Cpu {
     pub(crate) cores_per_package: NonZeroU8,
     /// How much of the hypervisor the guest sees.
     pub(crate) hide: Hide,
-    /// Vendor signature of CPUID leaf 0x4000_0000: printable ASCII, padded with NUL.
+    /// Vendor signature of CPUID leaf 0x4000_0000: printable ASCII, padded with NUL. Not with [`Hide::All`].
     pub(crate) hv_vendor: Option<[u8; 12]>,
 }
 
-/// How much of the hypervisor the guest does not see.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Hide {
-    /// Nothing is hidden.
-    #[default]
-    No,
-    /// No KVM leaf.
-    Kvm,
-    /// No KVM leaf and no hypervisor bit.
-    All,
+impl Cpu {
+    /// How the CPUs are arranged.
+    pub(crate) fn topology(&self) -> CpuTopology {
+        CpuTopology {
+            threads_per_core: self.threads_per_core.get().into(),
+            cores_per_package: self.cores_per_package.get().into(),
+        }
+    }
 }
 
 /// Guest RAM.

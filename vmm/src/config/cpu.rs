@@ -2,11 +2,15 @@
 
 use std::num::NonZeroU8;
 
+use strait_arch::cpuid::apic_id;
 use strait_resources::failure::Failure;
 
 use super::{Cpu, Hide, bad_value, choice, list::List};
 
 const HIDE_CHOICES: &[(&str, Hide)] = &[("no", Hide::No), ("kvm", Hide::Kvm), ("all", Hide::All)];
+
+/// 255 is the broadcast of 8-bit APIC ids (Intel SDM 3A, 11.6.1), and firmware tables name CPUs by such.
+const LAST_APIC_ID: u32 = 254;
 
 /// A count, and the `key=value` lists of every `--cpu`; a later one adds to an earlier one.
 pub(super) fn parse(count_text: &str, lists: &[String]) -> Result<Cpu, Failure> {
@@ -31,25 +35,44 @@ pub(super) fn parse(count_text: &str, lists: &[String]) -> Result<Cpu, Failure> 
             _ => cores = Some(number("--cpu cores=", &value)?),
         }
     }
-    let threads_per_core = threads.unwrap_or(NonZeroU8::MIN);
-    let (all, threads) = (count.get(), threads_per_core.get());
-    let cores_per_package = match cores {
-        Some(cores) => Some(cores),
-        None => all.checked_div(threads).and_then(NonZeroU8::new),
+    if hide == Hide::All && hv_vendor.is_some() {
+        let cause =
+            format!("--cpu {text}: hide=all leaves no hypervisor leaf for hv-vendor= to be in");
+        return Err(bad_value(cause, "hide=kvm keeps the leaf; or leave hv-vendor= out"));
+    }
+    let (threads_per_core, cores_per_package) = arrange(count, threads, cores)?;
+    let cpu = Cpu { count, threads_per_core, cores_per_package, hide, hv_vendor };
+    let last = apic_id(u32::from(count.get()) - 1, cpu.topology());
+    if last > LAST_APIC_ID {
+        let cause = format!("--cpu {text}: {count} CPUs arranged so need APIC ids up to {last}");
+        let fix = format!(
+            "{LAST_APIC_ID} is the last; powers of two for cores= and threads= leave no gaps"
+        );
+        return Err(bad_value(cause, fix));
+    }
+    Ok(cpu)
+}
+
+/// Threads per core and cores per package: what is not said is one thread, and all cores in one package.
+fn arrange(
+    count: NonZeroU8,
+    threads: Option<NonZeroU8>,
+    cores: Option<NonZeroU8>,
+) -> Result<(NonZeroU8, NonZeroU8), Failure> {
+    let threads = threads.unwrap_or(NonZeroU8::MIN);
+    let all_cores = NonZeroU8::new(count.get() / threads);
+    let whole = |cores: &NonZeroU8| {
+        let package = cores.get().checked_mul(threads.get());
+        package.is_some_and(|package| count.get().is_multiple_of(package))
     };
-    let whole = cores_per_package
-        .and_then(|cores| cores.get().checked_mul(threads))
-        .is_some_and(|package| all.is_multiple_of(package));
-    match cores_per_package {
-        Some(cores_per_package) if whole => {
-            Ok(Cpu { count, threads_per_core, cores_per_package, hide, hv_vendor })
-        }
-        _ => {
+    match cores.or(all_cores).filter(whole) {
+        Some(cores) => Ok((threads, cores)),
+        None => {
             let asked = match cores {
                 Some(cores) => format!("packages of {cores} cores with {threads} threads each"),
                 None => format!("cores of {threads} threads"),
             };
-            let cause = format!("{all} CPUs are no whole number of {asked}");
+            let cause = format!("{count} CPUs are no whole number of {asked}");
             Err(bad_value(cause, "--cpus must be a multiple of cores times threads"))
         }
     }
@@ -103,9 +126,9 @@ mod tests {
     fn parse_hiding_and_vendor() {
         let asked = cpu("2", &["hide=kvm,hv-vendor=GenuineIntel"]).unwrap();
         assert_eq!((asked.hide, asked.hv_vendor), (Hide::Kvm, Some(*b"GenuineIntel")));
-        let asked = cpu("2", &["hv-vendor=a,,b c", "hide=all"]).unwrap();
-        assert_eq!((asked.hide, asked.hv_vendor), (Hide::All, Some(*b"a,b c\0\0\0\0\0\0\0")));
-        assert_eq!(cpu("2", &["hide=no"]).unwrap().hide, Hide::No);
+        let asked = cpu("2", &["hv-vendor=a,,b c", "hide=no"]).unwrap();
+        assert_eq!((asked.hide, asked.hv_vendor), (Hide::No, Some(*b"a,b c\0\0\0\0\0\0\0")));
+        assert_eq!(cpu("2", &["hide=all"]).unwrap().hide, Hide::All);
         assert_eq!(cpu("2", &[]).unwrap().hv_vendor, None);
     }
 
@@ -126,6 +149,8 @@ mod tests {
             ("8", &["hide=kvm", "hide=all"], "E2003", "hide= comes twice"),
             ("8", &["hv-vendor=thirteen_char"], "E2003", "at most 12"),
             ("8", &["hv-vendor=\u{fc}"], "E2003", "printable"),
+            ("8", &["hide=all,hv-vendor=x"], "E2003", "hide=kvm keeps the leaf"),
+            ("255", &["cores=3"], "E2003", "254 is the last"),
             ("8", &["host"], "E2003", "'host' is no key=value"),
             ("8", &["hv_vendor=x"], "E2002", "did you mean hv-vendor=?"),
         ] {
