@@ -18,7 +18,7 @@ mod tests;
 use std::{num::NonZeroU8, path::PathBuf};
 
 use strait_arch::cpuid::CpuTopology;
-pub(crate) use strait_arch::cpuid::Hide;
+pub(crate) use strait_arch::{boot::BootMode, cpuid::Hide};
 use strait_resources::{bdf::BdfSelector, codes, failure::Failure};
 
 use crate::cli::RunArgs;
@@ -61,18 +61,6 @@ pub(crate) struct Kernel {
     pub(crate) cmdline: String,
     /// Which entry point.
     pub(crate) boot: BootMode,
-}
-
-/// How the kernel is entered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum BootMode {
-    /// By PVH when the kernel has that entry, else by the bzImage's 64-bit entry.
-    #[default]
-    Auto,
-    /// By PVH or not at all; a bzImage is unwrapped to its vmlinux.
-    Pvh,
-    /// By the bzImage's 64-bit entry.
-    BzImage,
 }
 
 /// Virtual CPUs. `threads_per_core * cores_per_package` divides `count`, and every APIC id is 254 at most.
