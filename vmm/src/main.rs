@@ -3,12 +3,20 @@
 //! This file parses the command line, runs the command and turns its end into an exit status. The way of a device
 //! from flag to interrupt starts in `cli` and `config`, then `builder` reads as the boot order.
 
+mod builder;
 mod cli;
 mod command;
-#[allow(dead_code, reason = "the builder reads it")]
 mod config;
-#[allow(dead_code, reason = "the builder calls it")]
+mod console;
+mod control;
+mod events;
+mod irq;
+mod machine;
+mod memory;
+mod passthrough;
 mod report;
+mod vcpu;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -18,7 +26,7 @@ use strait_resources::failure::Failure;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    report::end_on_panic(|| {});
+    report::end_on_panic(console::restore);
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version; nobody reads on when standard output is gone.

@@ -10,8 +10,8 @@ use vm_superio::{I8042Device, Trigger};
 
 use crate::ports::MachineControl;
 
-/// From the data port, 0x60, to the command port, 0x64.
-const COMMAND: PioAddressOffset = 4;
+const DATA: u16 = 0x60;
+const COMMAND: u16 = 0x64;
 
 struct ResetLine(Arc<dyn MachineControl>);
 
@@ -24,7 +24,7 @@ impl Trigger for ResetLine {
     }
 }
 
-/// Ports 0x60 to 0x64. Those between belong to the timer, which is KVM's.
+/// Ports 0x60 and 0x64; what lies between belongs to the timer, which is KVM's.
 pub struct I8042(Mutex<I8042Device<ResetLine>>);
 
 impl I8042 {
@@ -35,18 +35,27 @@ impl I8042 {
 }
 
 impl DevicePio for I8042 {
-    fn pio_read(&self, _: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
         // Nothing is in its buffers: status 0, data 0.
-        if let ([byte], 0 | COMMAND) = (data, offset) {
-            *byte = self.0.lock().unwrap_or_else(PoisonError::into_inner).read(offset as u8);
+        if let ([byte], Some(register)) = (data, register(base, offset)) {
+            *byte = self.0.lock().unwrap_or_else(PoisonError::into_inner).read(register);
         }
     }
 
-    fn pio_write(&self, _: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        if let ([byte], 0 | COMMAND) = (data, offset) {
+    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        if let ([byte], Some(register)) = (data, register(base, offset)) {
             let Ok(()) =
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).write(offset as u8, *byte);
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).write(register, *byte);
         }
+    }
+}
+
+/// vm-superio counts its registers from the data port.
+fn register(base: PioAddress, offset: PioAddressOffset) -> Option<u8> {
+    match base.0.checked_add(offset)? {
+        DATA => Some(0),
+        COMMAND => Some((COMMAND - DATA) as u8),
+        _ => None,
     }
 }
 
@@ -70,10 +79,10 @@ mod tests {
     fn only_the_reset_command_resets() {
         let resets = Arc::new(Resets::default());
         let device = I8042::new(Arc::clone(&resets) as Arc<dyn MachineControl>);
-        device.pio_write(PioAddress(0x60), 4, &[0xd1]);
+        device.pio_write(PioAddress(0x64), 0, &[0xd1]);
         device.pio_write(PioAddress(0x60), 0, &[0xfe]);
         assert_eq!(resets.0.load(Ordering::Relaxed), 0);
-        device.pio_write(PioAddress(0x60), 4, &[0xfe]);
+        device.pio_write(PioAddress(0x64), 0, &[0xfe]);
         assert_eq!(resets.0.load(Ordering::Relaxed), 1);
     }
 }

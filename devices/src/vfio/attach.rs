@@ -81,7 +81,7 @@ pub(crate) fn read_config(backend: &dyn VfioBackend) -> Result<Vec<u8>, AttachEr
 
 /// Does the device answer? Asks a register that the kernel does not answer itself: it has vendor and device IDs from
 /// its own tables, but revision and class come from the device.
-pub(crate) fn is_alive(backend: &dyn VfioBackend) -> bool {
+pub fn is_alive(backend: &dyn VfioBackend) -> bool {
     let mut class = [0xff; 4];
     let read = backend.region_read(CONFIG_REGION, regs::REVISION_ID.into(), &mut class);
     read.is_ok() && answers(&class)

@@ -1,0 +1,362 @@
+//! How a machine is made, top to bottom.
+//!
+//! First everything is looked at and nothing touched; then devices are opened, because only an open container knows
+//! what the IOMMU can address; then the plan says where everything goes; then RAM, interrupts, devices and vCPUs are
+//! made in the order in which they need each other. [`crate::machine`] runs what comes out.
+
+use std::{io, sync::Arc};
+
+use kvm_bindings::CpuId;
+use strait_arch::{
+    cpuid::{CpuidSpec, KVM_APIC_KHZ, apic_id, guest_cpuid},
+    layout,
+    plan::{Plan, PlanRequest, PortRequest},
+};
+use strait_devices::{
+    bus::{Bus, PioTarget},
+    legacy::{
+        acpi_pm::{self, AcpiPm},
+        i8042::I8042,
+        rtc::Rtc,
+        serial,
+    },
+    pci::{
+        port::RootPortParts,
+        root::{RootComplex, RootParts},
+    },
+    ports::{GuestMapper, IrqLine, MachineControl, MsiRouter},
+    vfio::{
+        backend::{IrqIndex, VfioBackend},
+        dma::DmaDomain,
+    },
+};
+use strait_resources::{
+    codes,
+    failure::Failure,
+    host::{check, cpu, sysroot::Sysroot},
+    range::AddressRange,
+};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::{
+    config::{Hide, P2p, Pages, RunConfig, Serial},
+    control::{Control, install_kick_handler},
+    events::{EventLoop, open_serial},
+    irq::{KvmIrqLine, KvmMsiRouter, Routes},
+    machine::{Image, Machine},
+    memory::GuestRam,
+    passthrough::{Opened, Selection},
+    report,
+    vcpu::Vcpu,
+    vm::{Host, Memslots, Vm},
+};
+
+/// Builds the machine, runs it until its end, takes it apart. The exit status, or why there is no machine.
+pub(crate) fn run(config: &RunConfig) -> Result<u8, Failure> {
+    let sysroot = Sysroot::host();
+    let selection = Selection::find(&sysroot, &config.vfio)?;
+    report::warnings(&selection.warnings);
+    if config.dry_run {
+        let plan = dry_plan(&sysroot, config, &selection)?;
+        let hosts: Vec<_> = selection.functions().collect();
+        return report::dry_run(config, &hosts, &plan).map(|()| 0);
+    }
+    check::kvm(&sysroot)?;
+    check_memory(&sysroot, config, &selection)?;
+    build(config, &selection)?.run()
+}
+
+/// The plan from what sysfs says: the container is not opened.
+fn dry_plan(sysroot: &Sysroot, config: &RunConfig, selection: &Selection) -> Result<Plan, Failure> {
+    let requests =
+        selection.slots.iter().map(|slot| slot.request(|function| Ok(function.bars_from_host())));
+    let ports = requests.collect::<Result<_, Failure>>()?;
+    let iova = selection.constraints.iova.clone();
+    plan_request(config, selection, cpu::physical_bits(sysroot), iova, ports)
+        .solve()
+        .map_err(|error| error.into_failure())
+}
+
+fn plan_request(
+    config: &RunConfig,
+    selection: &Selection,
+    physical_bits: u8,
+    iova: Vec<AddressRange>,
+    ports: Vec<PortRequest>,
+) -> PlanRequest {
+    PlanRequest {
+        ram: config.memory.size,
+        physical_bits,
+        iova,
+        reserved: selection.constraints.reserved.clone(),
+        ports,
+        mmio32: config.mmio32,
+        mmio64: config.mmio64,
+    }
+}
+
+/// Is there enough memory, and may it be locked? Known before a device is touched.
+fn check_memory(
+    sysroot: &Sysroot,
+    config: &RunConfig,
+    selection: &Selection,
+) -> Result<(), Failure> {
+    match config.memory.pages {
+        Pages::Default => check::memory(sysroot, config.memory.size)?,
+        pages => check::huge_pages(sysroot, pages.granule(), config.memory.size)?,
+    }
+    if !selection.slots.is_empty() {
+        check::memlock(sysroot, config.memory.size)?;
+        raise_memlock()?;
+    }
+    Ok(())
+}
+
+/// The soft limit is ours to raise up to the hard one, which [`check::memlock`] has found large enough.
+fn raise_memlock() -> Result<(), Failure> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Memlock);
+    setrlimit(Resource::Memlock, Rlimit { current: limit.maximum, maximum: limit.maximum })
+        .map_err(|error| internal("raising the locked-memory limit")(error.into()))
+}
+
+fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> {
+    let host = Host::open()?;
+    let vm = Vm::new(&host)?;
+    install_kick_handler().map_err(internal("installing a signal handler"))?;
+
+    let dma = match selection.slots.is_empty() {
+        true => None,
+        false => {
+            let kvm = Arc::new(vm.vfio_device()?);
+            Some(DmaDomain::new(Some(kvm)).map_err(|error| error.into_failure())?)
+        }
+    };
+    let devices = match &dma {
+        Some(domain) => Opened::new(domain, &selection.slots)?,
+        None => Opened::none(),
+    };
+
+    let supported = host.supported_cpuid()?;
+    let physical_bits = Host::physical_bits(&supported);
+    let iova = match &dma {
+        Some(domain) => {
+            domain.iova_ranges().map_err(internal("asking the IOMMU for its ranges"))?
+        }
+        None => Vec::new(),
+    };
+    let ports = devices.requests(&selection.slots)?;
+    let plan = plan_request(config, selection, physical_bits, iova, ports)
+        .solve()
+        .map_err(|error| error.into_failure())?;
+    for (function, bar) in &plan.unassigned {
+        log::info!(
+            "{function} {}: no I/O ports are left for it, the guest sees it unassigned",
+            bar.index
+        );
+    }
+
+    // All of RAM is there and known to the IOMMU before any device can master the bus.
+    let ram = GuestRam::new(&plan.ram, config.memory.pages)?;
+    if let Some(domain) = &dma {
+        ram.prefault()?;
+        for (range, memory) in ram.regions() {
+            domain
+                .map_ram(range, memory, Arc::clone(&ram) as _)
+                .map_err(|error| error.into_failure())?;
+        }
+    }
+    let p2p = match config.p2p {
+        P2p::On => true,
+        P2p::Off => false,
+        P2p::Auto => devices.count() > 1,
+    };
+    let slots = Arc::new(Memslots::new(&vm, dma.clone().filter(|_| p2p)));
+    let ram_slots = ram
+        .regions()
+        .map(|(range, memory)| slots.map_ram(range, memory))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(internal("giving RAM to KVM"))?;
+
+    let control = Arc::new(Control::new().map_err(internal("making an eventfd"))?);
+    let mut events = EventLoop::new(&control).map_err(internal("making the event loop"))?;
+    let routes = Routes::new(vm.fd()).map_err(internal("routing interrupts"))?;
+    let bus = Arc::new(Bus::new());
+    let power = legacy(config, &plan, &vm, &bus, &control, &mut events)?;
+
+    let root = root_complex(&plan, physical_bits, &bus, slots, &control)?;
+    let msi: Arc<dyn MsiRouter> = Arc::new(KvmMsiRouter(routes));
+    for (index, (slot, port)) in selection.slots.iter().zip(&plan.ports).enumerate() {
+        let multifunction =
+            plan.ports.iter().any(|other| other.at != port.at && other.at.same_slot(port.at));
+        let at = root.add_port(RootPortParts {
+            at: port.at,
+            multifunction,
+            secondary: port.bus,
+            io: port.io,
+            memory: port.memory,
+            prefetchable: port.prefetchable,
+            slot: index as u16 + 1,
+            link: slot.link(),
+        });
+        let intx = |pin| -> Arc<dyn IrqLine> {
+            Arc::new(KvmIrqLine::new(vm.fd(), layout::pci_gsi(port.at.device(), pin)))
+        };
+        for (number, function) in devices.functions(index, slot, port, &msi, intx)? {
+            root.add_function(at, number, function);
+        }
+    }
+    watch(&mut events, &devices, selection)?;
+
+    let vcpus = vcpus(config, &host, &vm, &supported)?;
+    Ok(Machine {
+        image: Image {
+            plan,
+            apic_ids: apic_ids(config),
+            kernel: config.kernel.clone(),
+            power_on: vcpus.first().map(Vcpu::power_on_sregs).unwrap_or_default(),
+        },
+        vcpus,
+        raw_terminal: config.serial == Serial::Stdio,
+        events,
+        control,
+        power,
+        root,
+        bus,
+        devices,
+        dma,
+        ram_slots,
+        vm,
+        ram,
+    })
+}
+
+/// COM1, the clock, the keyboard controller's reset line and the power management block, which is returned because a
+/// reset has to reach it.
+fn legacy(
+    config: &RunConfig,
+    plan: &Plan,
+    vm: &Vm,
+    bus: &Bus,
+    control: &Arc<Control>,
+    events: &mut EventLoop,
+) -> Result<Arc<AcpiPm>, Failure> {
+    let (input, output) = open_serial(&config.serial)?;
+    let interrupt = EventFd::new(EFD_NONBLOCK).map_err(internal("making an eventfd"))?;
+    vm.register_irq(&interrupt, layout::SERIAL_IRQ)?;
+    let serial = Arc::new(serial::Serial::new(interrupt, output));
+    let typed = Arc::clone(&serial);
+    events.add_serial_input(input, Box::new(move |bytes| typed.input(bytes)));
+
+    let machine = || Arc::clone(control) as Arc<dyn MachineControl>;
+    let above: u64 =
+        plan.ram.iter().filter(|range| range.first() >= 1 << 32).map(|range| range.len()).sum();
+    let below: u64 = plan.ram.iter().map(|range| range.len()).sum::<u64>() - above;
+    let power = Arc::new(AcpiPm::new(machine()));
+    let keyboard = Arc::new(I8042::new(machine()));
+    let devices: [(u16, u64, PioTarget); 5] = [
+        (layout::SERIAL_PORT, 8, serial),
+        (0x70, 2, Arc::new(Rtc::new(below, above))),
+        // Both ports of the keyboard controller; the timer's port 0x61 between them is KVM's.
+        (0x60, 1, Arc::clone(&keyboard) as _),
+        (0x64, 1, keyboard),
+        (layout::PM_BASE, acpi_pm::SIZE, Arc::clone(&power) as _),
+    ];
+    for (port, len, device) in devices {
+        let range = AddressRange::new(u64::from(port), len).expect("a few ports from a fixed one");
+        bus.insert_pio(range, device)
+            .map_err(|error| internal("placing a device")(io::Error::other(error)))?;
+    }
+    Ok(power)
+}
+
+fn root_complex(
+    plan: &Plan,
+    physical_bits: u8,
+    bus: &Arc<Bus>,
+    mapper: Arc<Memslots>,
+    control: &Arc<Control>,
+) -> Result<Arc<RootComplex>, Failure> {
+    let chipset = AddressRange::inclusive(layout::CHIPSET_START, u64::from(u32::MAX));
+    RootComplex::new(RootParts {
+        bus: Arc::clone(bus),
+        mapper: mapper as Arc<dyn GuestMapper>,
+        control: Arc::clone(control) as Arc<dyn MachineControl>,
+        ecam: plan.ecam,
+        forbidden: plan.ram.iter().copied().chain(chipset).collect(),
+        physical_bits,
+        power: layout::PM_BASE,
+        root_complex: layout::RCBA as u32,
+    })
+    .map_err(|error| internal("placing the root complex")(io::Error::other(error)))
+}
+
+/// A device that dies, and one that the host wants back, end the guest.
+fn watch(events: &mut EventLoop, devices: &Opened, selection: &Selection) -> Result<(), Failure> {
+    for (bdf, device) in devices.iter(&selection.slots) {
+        for index in [IrqIndex::Error, IrqIndex::Request] {
+            if device.irq(index).count == 0 {
+                continue;
+            }
+            let event = EventFd::new(EFD_NONBLOCK).map_err(internal("making an eventfd"))?;
+            if let Err(error) = device.set_triggers(index, 0, &[Some(&event)]) {
+                log::warn!("{bdf} does not report {index:?} events: {error}");
+                continue;
+            }
+            match index {
+                IrqIndex::Error => events.add_device_error(bdf.to_string(), event),
+                _ => events.add_device_request(bdf.to_string(), event),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn apic_ids(config: &RunConfig) -> Vec<u32> {
+    let topology = config.cpu.topology();
+    (0..u32::from(config.cpu.count.get())).map(|index| apic_id(index, topology)).collect()
+}
+
+fn vcpus(
+    config: &RunConfig,
+    host: &Host,
+    vm: &Vm,
+    supported: &CpuId,
+) -> Result<Vec<Vcpu>, Failure> {
+    let msr_indices = host.msr_indices()?;
+    let cpu = &config.cpu;
+    host.check_vcpus(usize::from(cpu.count.get()))?;
+    let hidden = cpu.hide != Hide::No;
+    apic_ids(config)
+        .into_iter()
+        .enumerate()
+        .map(|(index, apic_id)| {
+            let cpuid = |tsc_khz| {
+                let spec = CpuidSpec {
+                    apic_id,
+                    cpus: u32::from(cpu.count.get()),
+                    topology: cpu.topology(),
+                    physical_bits: None,
+                    hide: cpu.hide,
+                    hv_vendor: cpu.hv_vendor,
+                    tsc_khz,
+                    apic_khz: KVM_APIC_KHZ,
+                    tsc_deadline: host.has_tsc_deadline(),
+                    pmu: true,
+                };
+                CpuId::from_entries(&guest_cpuid(supported.as_slice(), &spec)).map_err(|error| {
+                    internal("building CPUID")(io::Error::other(format!("{error:?}")))
+                })
+            };
+            Vcpu::new(vm.fd(), index, apic_id, cpuid, hidden, &msr_indices)
+        })
+        .collect()
+}
+
+/// Something that works on every host that got this far did not.
+pub(crate) fn internal(what: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |error| {
+        let fix = "look at the host's kernel log (dmesg) and at open-file limits (ulimit -n)";
+        Failure::new(&codes::E9001, format!("{what} failed"), fix).source(error)
+    }
+}

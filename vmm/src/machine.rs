@@ -1,0 +1,146 @@
+//! A machine that is built: its start, its reboots, its end.
+
+use std::{io, sync::Arc, thread::JoinHandle};
+
+use kvm_bindings::kvm_sregs;
+use strait_arch::{
+    acpi::{self, AcpiMachine},
+    boot::{self, BootRequest},
+    plan::Plan,
+    regs,
+};
+use strait_devices::{
+    bus::Bus, legacy::acpi_pm::AcpiPm, pci::root::RootComplex, vfio::dma::DmaDomain,
+};
+use strait_resources::{codes, failure::Failure};
+
+use crate::{
+    builder::internal,
+    config::Kernel,
+    console::RawTerminal,
+    control::{Control, Request},
+    events::EventLoop,
+    memory::GuestRam,
+    passthrough::Opened,
+    vcpu::{BootState, Vcpu, VcpuParts},
+    vm::{Memslot, Vm},
+};
+
+/// Everything that makes up a machine. Fields in the order of tear-down, for when a start fails half-way.
+pub(crate) struct Machine {
+    pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) events: EventLoop,
+    pub(crate) control: Arc<Control>,
+    pub(crate) power: Arc<AcpiPm>,
+    pub(crate) root: Arc<RootComplex>,
+    pub(crate) bus: Arc<Bus>,
+    pub(crate) devices: Opened,
+    pub(crate) dma: Option<Arc<DmaDomain>>,
+    pub(crate) ram_slots: Vec<Memslot>,
+    pub(crate) vm: Vm,
+    pub(crate) image: Image,
+    /// Standard input is the guest's console.
+    pub(crate) raw_terminal: bool,
+    pub(crate) ram: Arc<GuestRam>,
+}
+
+/// What is put into RAM at each start.
+pub(crate) struct Image {
+    pub(crate) plan: Plan,
+    pub(crate) apic_ids: Vec<u32>,
+    pub(crate) kernel: Kernel,
+    pub(crate) power_on: kvm_sregs,
+}
+
+impl Image {
+    /// Writes kernel, initramfs, command line and ACPI tables; says how the boot CPU starts. The same each time: the
+    /// plan does not change.
+    fn load(&self, ram: &GuestRam) -> Result<BootState, Failure> {
+        let machine = AcpiMachine { apic_ids: &self.apic_ids, plan: &self.plan, extra: &[] };
+        let tables = acpi::build(&machine).map_err(|error| {
+            Failure::new(&codes::E9001, error.to_string(), "use fewer vCPUs").source(error)
+        })?;
+        let request = BootRequest {
+            kernel: &self.kernel.path,
+            initramfs: self.kernel.initramfs.as_deref(),
+            cmdline: &self.kernel.cmdline,
+            plan: &self.plan,
+            rsdp: tables.rsdp,
+            mode: self.kernel.boot,
+        };
+        let entry = boot::load(ram.memory(), &request).map_err(|error| error.into_failure())?;
+        let written = |error| internal("writing boot data")(io::Error::other(error));
+        tables.write(ram.memory()).map_err(written)?;
+        regs::boot_state(ram.memory(), entry, self.power_on).map_err(written)
+    }
+}
+
+impl Machine {
+    /// Runs the guest until it powers off, crashes, or strait is told to end. The exit status.
+    pub(crate) fn run(mut self) -> Result<u8, Failure> {
+        let boot = self.image.load(&self.ram)?;
+        let terminal = match self.raw_terminal {
+            true => RawTerminal::enter().map_err(internal("making the terminal raw"))?,
+            false => None,
+        };
+        let threads = self.start(boot)?;
+        let end = self.serve(&threads);
+        self.control.stop(threads);
+        drop(terminal);
+        self.take_apart();
+        end
+    }
+
+    /// The way back: what signals and maps goes before what it signals and maps into.
+    fn take_apart(self) {
+        let Self { events, root, bus, devices, dma, ram_slots, vm, ram, .. } = self;
+        drop(events);
+        root.clear();
+        drop((root, bus));
+        drop(devices);
+        drop(dma);
+        drop(ram_slots);
+        drop(vm);
+        drop(ram);
+    }
+
+    fn start(&mut self, boot: BootState) -> Result<Vec<JoinHandle<()>>, Failure> {
+        let parts = |index: usize| VcpuParts {
+            control: Arc::clone(&self.control),
+            bus: Arc::clone(&self.bus),
+            ram: Arc::clone(&self.ram),
+            boot: (index == 0).then_some(boot),
+        };
+        let vcpus = std::mem::take(&mut self.vcpus);
+        vcpus
+            .into_iter()
+            .enumerate()
+            .map(|(index, vcpu)| vcpu.start(parts(index)))
+            .collect::<io::Result<_>>()
+            .map_err(internal("starting a vCPU thread"))
+    }
+
+    fn serve(&mut self, threads: &[JoinHandle<()>]) -> Result<u8, Failure> {
+        self.control.resume();
+        loop {
+            match self.events.wait().map_err(internal("waiting for events"))? {
+                Request::PowerOff | Request::Quit => return Ok(0),
+                Request::Crash(failure) => return Err(*failure),
+                Request::Reset => {
+                    self.control.pause(threads);
+                    self.reset()?;
+                    self.control.resume_reset(threads.len());
+                }
+            }
+        }
+    }
+
+    /// Everything as at the start, with devices reset and RAM as the guest left it. No vCPU runs.
+    fn reset(&self) -> Result<(), Failure> {
+        self.root.reset();
+        self.devices.check_alive()?;
+        self.power.reset();
+        self.vm.reset()?;
+        self.image.load(&self.ram).map(drop)
+    }
+}

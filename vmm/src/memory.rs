@@ -1,0 +1,310 @@
+//! Guest RAM: where it comes from on the host, and how it gets there before the guest starts.
+//!
+//! Anonymous private memory by default, aligned to 2 MiB and advised to be huge: a memfd gets no transparent
+//! huge pages on a stock host. Or pages of the host's hugetlb pool, when asked.
+
+#![allow(unsafe_code, reason = "mmap and madvise of guest RAM")]
+
+use std::{
+    io::{self, IsTerminal, Write},
+    ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use strait_devices::ports::HostMemory;
+use strait_resources::{codes, failure::Failure, range::AddressRange};
+use vm_memory::{
+    GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion, mmap::MmapRegionBuilder,
+};
+
+use crate::config::Pages;
+
+const HUGE: u64 = 2 << 20;
+const GIGA: u64 = 1 << 30;
+/// What one worker faults in before it looks for more work: a GiB takes seconds, a page too little.
+const CHUNK: u64 = 64 << 20;
+/// More workers than this only fight over the kernel's memory locks.
+const MAX_WORKERS: usize = 16;
+/// A start that is over by then shows no progress.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// All RAM of one machine.
+pub(crate) struct GuestRam {
+    areas: Vec<Area>,
+    memory: GuestMemoryMmap,
+}
+
+/// One range of RAM and the memory behind it.
+struct Area {
+    range: AddressRange,
+    /// The mapping starts here, aligned for its pages.
+    start: usize,
+    /// What is unmapped at the end: the mapping with what alignment cost.
+    reserved: (usize, usize),
+}
+
+impl GuestRam {
+    /// Reserves memory for each range; nothing is faulted in. E1307 when the hugetlb pool is too small, E1301
+    /// when even the address space is.
+    pub(crate) fn new(ranges: &[AddressRange], pages: Pages) -> Result<Arc<Self>, Failure> {
+        let areas = ranges
+            .iter()
+            .map(|range| Area::new(*range, pages).map_err(|error| no_memory(*range, pages, error)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let regions = areas.iter().map(Area::region).collect::<Result<Vec<_>, Failure>>()?;
+        let memory = GuestMemoryMmap::from_regions(regions).map_err(|error| {
+            Failure::new(&codes::E9001, "guest RAM has an impossible layout", "report this")
+                .source(error)
+        })?;
+        Ok(Arc::new(Self { areas, memory }))
+    }
+
+    /// For whoever writes into the guest's memory.
+    pub(crate) fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// Each range with the memory behind it.
+    pub(crate) fn regions(&self) -> impl Iterator<Item = (AddressRange, HostMemory)> {
+        self.areas
+            .iter()
+            .map(|area| (area.range, HostMemory { address: area.start, len: area.range.len() }))
+    }
+
+    /// Faults everything in, in parallel, with a line of progress on a terminal when it takes a while. A device
+    /// needs all of it: E1301 when the host runs out.
+    pub(crate) fn prefault(&self) -> Result<(), Failure> {
+        let chunks: Vec<(usize, usize)> = self.areas.iter().flat_map(Area::chunks).collect();
+        let total: u64 = chunks.iter().map(|(_, len)| *len as u64).sum();
+        let workers = thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(MAX_WORKERS)
+            .min(chunks.len());
+        let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let work = || -> io::Result<()> {
+            while let Some((start, len)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                populate(*start, *len)
+                    .inspect_err(|_| next.store(chunks.len(), Ordering::Relaxed))?;
+                done.fetch_add(*len as u64, Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            let mut progress = Progress::new(total);
+            while threads.iter().any(|thread| !thread.is_finished()) {
+                thread::sleep(progress.pause());
+                progress.show(done.load(Ordering::Relaxed));
+            }
+            progress.end();
+            threads.into_iter().try_for_each(|thread| {
+                thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+            })
+        })
+        .map_err(|error| {
+            let cause = format!("the host ran out of memory for {} MiB of guest RAM", total >> 20);
+            Failure::new(&codes::E1301, cause, "give the guest less memory, or end other programs")
+                .source(error)
+        })
+    }
+}
+
+impl Area {
+    fn new(range: AddressRange, pages: Pages) -> io::Result<Self> {
+        let (align, flags) = match pages {
+            Pages::Default => (HUGE, libc::MAP_NORESERVE),
+            Pages::Huge2M => (HUGE, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB),
+            Pages::Huge1G => (GIGA, libc::MAP_HUGETLB | libc::MAP_HUGE_1GB),
+        };
+        let len = usize::try_from(range.len()).map_err(io::Error::other)?;
+        // The pool's mappings are aligned by the kernel; of others, room for the alignment is reserved too.
+        let extra = if pages == Pages::Default { align as usize } else { 0 };
+        let total = len.checked_add(extra).ok_or(io::ErrorKind::OutOfMemory)?;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let address = unsafe { libc::mmap(ptr::null_mut(), total, access, flags, -1, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = address as usize;
+        let area =
+            Self { range, start: base.next_multiple_of(align as usize), reserved: (base, total) };
+        if pages == Pages::Default {
+            // Both are advice: a kernel without them is slower or dumps more.
+            area.advise(libc::MADV_HUGEPAGE);
+        }
+        area.advise(libc::MADV_DONTDUMP);
+        Ok(area)
+    }
+
+    fn advise(&self, advice: libc::c_int) {
+        // SAFETY: inside the mapping made by `new`; neither advice changes contents.
+        let result =
+            unsafe { libc::madvise(self.start as *mut _, self.range.len() as usize, advice) };
+        if result != 0 {
+            log::debug!("madvise({advice}): {}", io::Error::last_os_error());
+        }
+    }
+
+    fn region(&self) -> Result<GuestRegionMmap, Failure> {
+        let impossible =
+            || Failure::new(&codes::E9001, "guest RAM has an impossible layout", "report this");
+        // SAFETY: [start, start + len) is a mapping of ours that lives as long as the area, which `GuestRam`
+        // keeps beside the region; vm-memory does not unmap what it was given.
+        let region: MmapRegion = unsafe {
+            MmapRegionBuilder::new(self.range.len() as usize)
+                .with_raw_mmap_pointer(self.start as *mut u8)
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
+                .build()
+        }
+        .map_err(|error| impossible().source(error))?;
+        GuestRegionMmap::new(region, GuestAddress(self.range.first())).ok_or_else(impossible)
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = (usize, usize)> {
+        let (start, len) = (self.start, self.range.len() as usize);
+        (0..len).step_by(CHUNK as usize).map(move |at| (start + at, (len - at).min(CHUNK as usize)))
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, unmapped only here. Memslots and DMA mappings hold the `GuestRam` or are
+        // dropped before it.
+        unsafe { libc::munmap(self.reserved.0 as *mut _, self.reserved.1) };
+    }
+}
+
+/// Faults pages in for writing, without touching what is in them.
+fn populate(start: usize, len: usize) -> io::Result<()> {
+    // SAFETY: inside guest RAM, which outlives the workers; contents stay as they are.
+    if unsafe { libc::madvise(start as *mut _, len, libc::MADV_POPULATE_WRITE) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() != Some(libc::EINVAL) {
+        return Err(error);
+    }
+    // Kernels before 5.14: a write of what is there, page by page. Nothing else runs on this memory yet.
+    for page in (start..start + len).step_by(4096) {
+        let page = page as *mut u8;
+        // SAFETY: inside guest RAM; volatile, because a guest or device may share it.
+        unsafe { page.write_volatile(page.read_volatile()) };
+    }
+    Ok(())
+}
+
+fn no_memory(range: AddressRange, pages: Pages, error: io::Error) -> Failure {
+    let mib = range.len() >> 20;
+    let (code, cause, fix) = match pages {
+        Pages::Default => (
+            &codes::E1301,
+            format!("the host has no address space for {mib} MiB of guest RAM"),
+            "raise the address-space limit: ulimit -v unlimited".to_owned(),
+        ),
+        Pages::Huge2M | Pages::Huge1G => {
+            let kib = pages.granule() >> 10;
+            let need = range.len().div_ceil(pages.granule());
+            (
+                &codes::E1307,
+                format!(
+                    "the host's pool has too few free {kib} KiB pages for {mib} MiB of guest RAM"
+                ),
+                format!(
+                    "echo {need} | sudo tee /sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages"
+                ),
+            )
+        }
+    };
+    Failure::new(code, cause, fix).source(error)
+}
+
+/// One line on a terminal that says how far it is.
+struct Progress {
+    began: Instant,
+    total: u64,
+    shown: bool,
+    terminal: bool,
+}
+
+impl Progress {
+    fn new(total: u64) -> Self {
+        Self { began: Instant::now(), total, shown: false, terminal: io::stderr().is_terminal() }
+    }
+
+    /// Short at first: a small guest shall not wait for a clock.
+    fn pause(&self) -> Duration {
+        (self.began.elapsed() / 8).clamp(Duration::from_micros(50), Duration::from_millis(100))
+    }
+
+    fn show(&mut self, done: u64) {
+        if !self.terminal || self.began.elapsed() < QUIET {
+            return;
+        }
+        self.shown = true;
+        let percent = done * 100 / self.total.max(1);
+        let _ =
+            write!(io::stderr(), "\rpreparing memory: {percent:3} % of {} MiB", self.total >> 20);
+    }
+
+    fn end(&self) {
+        if self.shown {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::Bytes;
+
+    use super::*;
+
+    fn two_ranges() -> [AddressRange; 2] {
+        [AddressRange::new(0, 8 << 20).unwrap(), AddressRange::new(1 << 32, 4 << 20).unwrap()]
+    }
+
+    #[test]
+    fn ram_is_aligned_to_huge_pages_and_readable_at_its_guest_address() {
+        let ram = GuestRam::new(&two_ranges(), Pages::Default).unwrap();
+        assert!(ram.regions().all(|(_, memory)| memory.address.is_multiple_of(2 << 20)));
+        let last = GuestAddress((1 << 32) + (4 << 20) - 8);
+        ram.memory().write_obj(0x1234_5678_u64, last).unwrap();
+        assert_eq!(ram.memory().read_obj::<u64>(last).unwrap(), 0x1234_5678);
+        assert!(ram.memory().read_obj::<u64>(GuestAddress(8 << 20)).is_err());
+    }
+
+    #[test]
+    fn prefault_makes_every_page_resident_and_keeps_contents() {
+        let ram = GuestRam::new(&two_ranges(), Pages::Default).unwrap();
+        ram.memory().write_obj(7_u8, GuestAddress(0x1000)).unwrap();
+        ram.prefault().unwrap();
+        for (_, memory) in ram.regions() {
+            let mut resident = vec![0u8; (memory.len / 4096) as usize];
+            // SAFETY: a live mapping, and a vector with a byte for each of its pages.
+            let result = unsafe {
+                libc::mincore(memory.address as *mut _, memory.len as usize, resident.as_mut_ptr())
+            };
+            assert_eq!(result, 0);
+            assert!(resident.iter().all(|page| page & 1 == 1));
+        }
+        assert_eq!(ram.memory().read_obj::<u8>(GuestAddress(0x1000)).unwrap(), 7);
+    }
+
+    #[test]
+    fn huge_pages_that_the_pool_lacks_are_refused_with_the_command() {
+        let absurd = [AddressRange::new(0, 1 << 45).unwrap()];
+        let Err(failure) = GuestRam::new(&absurd, Pages::Huge2M) else {
+            panic!("a pool of 32 TiB")
+        };
+        assert_eq!(failure.code.id, "E1307");
+        assert!(failure.fix.contains("hugepages-2048kB"));
+    }
+}

@@ -1,0 +1,338 @@
+//! Passed devices on their way into the machine: chosen on the host, opened, given addresses, built.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    sync::Arc,
+};
+
+use strait_arch::plan::{FunctionRequest, PortPlan, PortRequest};
+use strait_devices::{
+    pci::{function::PciFunction, port::Link},
+    ports::{IrqLine, MsiRouter},
+    vfio::{
+        attach::{Identity, is_alive},
+        backend::VfioBackend,
+        bars::presented_bars,
+        dma::DmaDomain,
+        function::{VfioFunction, VfioParts},
+        kernel::KernelDevice,
+        rom::RomSource,
+    },
+};
+use strait_resources::{
+    bar::{BarIndex, BarKind, BarSpec},
+    bdf::{Bdf, BdfSelector},
+    codes,
+    failure::Failure,
+    host::{check, iommu, pci::HostFunction, rom, sysroot::Sysroot},
+};
+
+use crate::config::{RomChoice, VfioConfig};
+
+/// Offset of the Interrupt Pin register.
+const INTERRUPT_PIN: u64 = 0x3d;
+
+/// What goes behind one root port: functions of one host slot, as the user asked for them.
+pub(crate) struct Slot {
+    /// The user's name for it, or `vfio0`.
+    pub(crate) id: String,
+    /// The secondary bus the user wants.
+    pub(crate) bus: Option<u8>,
+    /// By ascending guest function number, 0 first.
+    pub(crate) functions: Vec<Chosen>,
+}
+
+/// One function that passed every check.
+pub(crate) struct Chosen {
+    /// Function number in the guest.
+    pub(crate) number: u8,
+    /// What the host knows of it.
+    pub(crate) host: HostFunction,
+    rom: RomSource,
+}
+
+/// Everything that was looked up before anything is touched.
+pub(crate) struct Selection {
+    /// One entry a root port.
+    pub(crate) slots: Vec<Slot>,
+    /// Worth a line to the user, but no reason to stop.
+    pub(crate) warnings: Vec<Failure>,
+    /// What sysfs says that the IOMMU can address and what it keeps.
+    pub(crate) constraints: iommu::DmaConstraints,
+}
+
+impl Selection {
+    /// Finds the devices on the host and runs every check, in the order in which a user can mend things.
+    pub(crate) fn find(sysroot: &Sysroot, wanted: &[VfioConfig]) -> Result<Self, Failure> {
+        if wanted.is_empty() {
+            let constraints = iommu::DmaConstraints::default();
+            return Ok(Self { slots: Vec::new(), warnings: Vec::new(), constraints });
+        }
+        let selectors: Vec<BdfSelector> = wanted.iter().map(|device| device.selector).collect();
+        let resolved = check::resolve(sysroot, &selectors)?;
+        for (device, slot) in wanted.iter().zip(&resolved) {
+            if let (Some((vendor, id)), Some(first)) = (device.expect, slot.functions.first()) {
+                check::expect(sysroot, first, vendor, id)?;
+            }
+        }
+        check::host(sysroot)?;
+        let all: Vec<HostFunction> =
+            resolved.iter().flat_map(|slot| slot.functions.clone()).collect();
+        let warnings = check::assignable(sysroot, &all)?;
+        let groups: BTreeSet<u32> = all.iter().filter_map(|function| function.group).collect();
+        let constraints = iommu::dma_constraints(sysroot, &groups.into_iter().collect::<Vec<_>>())?;
+        let slots = arrange(wanted, resolved)?;
+        Ok(Self { slots, warnings, constraints })
+    }
+
+    /// Every function, in the order of the slots.
+    pub(crate) fn functions(&self) -> impl Iterator<Item = &HostFunction> {
+        self.slots.iter().flat_map(|slot| slot.functions.iter().map(|function| &function.host))
+    }
+}
+
+/// Functions of one host slot share a root port, and so do those that the user put on one guest bus.
+fn arrange(wanted: &[VfioConfig], resolved: Vec<check::Slot>) -> Result<Vec<Slot>, Failure> {
+    #[derive(PartialEq, Eq, PartialOrd, Ord)]
+    enum Home {
+        Bus(u8),
+        HostSlot(Bdf),
+    }
+    let mut order: Vec<Home> = Vec::new();
+    let mut homes: Vec<Slot> = Vec::new();
+    for (position, (device, slot)) in wanted.iter().zip(resolved).enumerate() {
+        let Some(first) = slot.functions.first() else { continue };
+        let home = match device.guest_bus {
+            Some(bus) => Home::Bus(bus),
+            None => Home::HostSlot(first.bdf.with_function(0).unwrap_or(first.bdf)),
+        };
+        let at = order.iter().position(|known| *known == home).unwrap_or_else(|| {
+            let id = device.id.clone().unwrap_or_else(|| format!("vfio{position}"));
+            homes.push(Slot { id, bus: device.guest_bus, functions: Vec::new() });
+            order.push(home);
+            homes.len() - 1
+        });
+        for host in slot.functions {
+            let number = device.guest_function.unwrap_or_else(|| host.bdf.function());
+            let rom = read_rom(device, &host)?;
+            homes[at].functions.push(Chosen { number, host, rom });
+        }
+    }
+    for slot in &mut homes {
+        number(slot)?;
+    }
+    Ok(homes)
+}
+
+/// Gives out guest function numbers: the host's where they can stay. A device without function 0 is not
+/// found by any operating system, so when none of them has it the lowest takes it.
+fn number(slot: &mut Slot) -> Result<(), Failure> {
+    slot.functions.sort_by_key(|function| function.number);
+    if let Some(first) = slot.functions.first_mut() {
+        first.number = 0;
+    }
+    let mut seen: BTreeMap<u8, Bdf> = BTreeMap::new();
+    for function in &slot.functions {
+        if let Some(other) = seen.insert(function.number, function.host.bdf) {
+            let cause = format!(
+                "{other} and {} both want guest function {}",
+                function.host.bdf, function.number
+            );
+            let fix = "give each its own with guest-address=BB:00.F";
+            return Err(Failure::new(&codes::E2005, cause, fix));
+        }
+    }
+    Ok(())
+}
+
+/// A ROM file is looked at before anything starts: a wrong one costs hours inside a guest. With a whole slot, the file
+/// is its first function's.
+fn read_rom(device: &VfioConfig, function: &HostFunction) -> Result<RomSource, Failure> {
+    let path = match &device.rom {
+        RomChoice::On => return Ok(RomSource::Device),
+        RomChoice::Off => return Ok(RomSource::Off),
+        RomChoice::File(_) if matches!(device.selector, BdfSelector::Slot(first) if first != function.bdf) =>
+        {
+            return Ok(RomSource::Device);
+        }
+        RomChoice::File(path) => path,
+    };
+    let bytes = fs::read(path).map_err(|error| {
+        let cause = format!("the ROM file {} cannot be read", path.display());
+        Failure::new(&codes::E2101, cause, "check the path and its permissions").source(error)
+    })?;
+    rom::check(&bytes, function.vendor, function.device).map_err(|error| {
+        let cause = format!("{} is no ROM for {}: {error}", path.display(), function.bdf);
+        Failure::new(&codes::E2106, cause, "dump the ROM of this very card, or use rom=off")
+    })?;
+    Ok(RomSource::Bytes(bytes))
+}
+
+impl Slot {
+    /// What the address plan needs to know, with BARs as `bars` finds them.
+    pub(crate) fn request(
+        &self,
+        mut bars: impl FnMut(&Chosen) -> Result<Vec<BarSpec>, Failure>,
+    ) -> Result<PortRequest, Failure> {
+        let functions = self.functions.iter().map(|function| {
+            let (number, host) = (function.number, function.host.bdf);
+            Ok(FunctionRequest { number, host, bars: bars(function)? })
+        });
+        let functions = functions.collect::<Result<_, Failure>>()?;
+        Ok(PortRequest { id: self.id.clone(), bus: self.bus, functions })
+    }
+
+    /// The first function's link as it is now.
+    pub(crate) fn link(&self) -> Link {
+        let host = self.functions.first().and_then(|function| function.host.link.as_ref());
+        let Some(link) = host else { return Link::default() };
+        // A card that idles has its link turned down: what it can is what a driver will find under load.
+        let (speed, width) =
+            (generation(&link.max_speed), u8::try_from(link.max_width).unwrap_or(0));
+        match (speed, width) {
+            (Some(speed), 1..=32) => Link { speed, width },
+            _ => Link::default(),
+        }
+    }
+}
+
+/// `16.0 GT/s PCIe` is generation 4.
+fn generation(speed: &str) -> Option<u8> {
+    let rate = speed.split_whitespace().next()?;
+    let known = ["2.5", "5.0", "8.0", "16.0", "32.0", "64.0"];
+    known.iter().position(|known| *known == rate).map(|index| index as u8 + 1)
+}
+
+impl Chosen {
+    /// The device's BARs as the host's sysfs has them, with the ROM that the guest will see: for a plan without the
+    /// device being opened.
+    pub(crate) fn bars_from_host(&self) -> Vec<BarSpec> {
+        let mut bars = self.host.bars.clone();
+        if self.rom != RomSource::Device {
+            bars.retain(|bar| bar.index != BarIndex::ROM);
+        }
+        if let RomSource::Bytes(bytes) = &self.rom {
+            let size = (bytes.len() as u64).next_power_of_two().max(2048);
+            bars.push(BarSpec { index: BarIndex::ROM, kind: BarKind::Rom, size });
+        }
+        bars
+    }
+}
+
+/// A function with its number in the guest's slot.
+pub(crate) type Numbered = (u8, Box<dyn PciFunction>);
+
+/// Every passed function, open. In the order of the slots and their functions.
+pub(crate) struct Opened {
+    devices: Vec<Vec<Arc<KernelDevice>>>,
+}
+
+impl Opened {
+    /// No devices.
+    pub(crate) fn none() -> Self {
+        Self { devices: Vec::new() }
+    }
+
+    /// How many functions there are.
+    pub(crate) fn count(&self) -> usize {
+        self.devices.iter().map(Vec::len).sum()
+    }
+
+    /// After a reset: does every device answer?
+    pub(crate) fn check_alive(&self) -> Result<(), Failure> {
+        match self.devices.iter().flatten().find(|device| !is_alive(device.as_ref())) {
+            None => Ok(()),
+            Some(dead) => {
+                let cause = format!("{} did not come back from its reset", dead.bdf());
+                let fix = "power-cycle the host; if it happens again, look for its reset bug: strait explain E1401";
+                Err(Failure::new(&codes::E1401, cause, fix))
+            }
+        }
+    }
+
+    /// Opens group, container and device of each function, and resets each once.
+    pub(crate) fn new(domain: &Arc<DmaDomain>, slots: &[Slot]) -> Result<Self, Failure> {
+        let open = |function: &Chosen| {
+            domain.open(function.host.bdf).map(Arc::new).map_err(|error| error.into_failure())
+        };
+        let devices = slots
+            .iter()
+            .map(|slot| slot.functions.iter().map(open).collect())
+            .collect::<Result<_, Failure>>()?;
+        Ok(Self { devices })
+    }
+
+    /// The slots as the plan needs them, BARs as VFIO reports them.
+    pub(crate) fn requests(&self, slots: &[Slot]) -> Result<Vec<PortRequest>, Failure> {
+        slots
+            .iter()
+            .zip(&self.devices)
+            .map(|(slot, devices)| {
+                let mut devices = devices.iter();
+                slot.request(|function| match devices.next() {
+                    Some(device) => presented_bars(device.as_ref(), &function.rom).map_err(|error| {
+                        let cause = format!("the BARs of {} cannot be read", function.host.bdf);
+                        let fix = "the device may be in D3 or dead: power-cycle it, then look at dmesg";
+                        Failure::new(&codes::E1110, cause, fix).source(error)
+                    }),
+                    None => Ok(Vec::new()),
+                })
+            })
+            .collect()
+    }
+
+    /// Each device with its host address.
+    pub(crate) fn iter<'a>(
+        &'a self,
+        slots: &'a [Slot],
+    ) -> impl Iterator<Item = (Bdf, &'a Arc<KernelDevice>)> {
+        let functions = slots.iter().flat_map(|slot| &slot.functions);
+        functions.map(|function| function.host.bdf).zip(self.devices.iter().flatten())
+    }
+
+    /// Builds the guest's view of each function of slot `index`, at the addresses of its port.
+    pub(crate) fn functions(
+        &self,
+        index: usize,
+        slot: &Slot,
+        port: &PortPlan,
+        msi: &Arc<dyn MsiRouter>,
+        intx: impl Fn(u8) -> Arc<dyn IrqLine>,
+    ) -> Result<Vec<Numbered>, Failure> {
+        let devices = self.devices.get(index).map_or(&[][..], Vec::as_slice);
+        let parts = slot.functions.iter().zip(&port.functions).zip(devices);
+        parts
+            .map(|((function, plan), device)| {
+                let backend: Arc<dyn VfioBackend> = Arc::clone(device) as Arc<dyn VfioBackend>;
+                let mut pin = [0u8];
+                let pin = backend
+                    .region_read(
+                        strait_devices::vfio::backend::CONFIG_REGION,
+                        INTERRUPT_PIN,
+                        &mut pin,
+                    )
+                    .map_or(0, |()| pin[0]);
+                let built = VfioFunction::new(VfioParts {
+                    backend,
+                    name: function.host.bdf,
+                    bars: plan.bars.iter().map(|bar| (bar.spec, bar.at.first())).collect(),
+                    rom: function.rom.clone(),
+                    multifunction: slot.functions.len() > 1,
+                    msi: Arc::clone(msi),
+                    // INTA is 1; a port's device number stands for the function on bus 0.
+                    intx: pin.checked_sub(1).filter(|pin| *pin < 4).map(&intx),
+                    identity: Identity::default(),
+                    on_bus_master: None,
+                })
+                .map_err(|error| {
+                    let cause =
+                        format!("{} cannot be prepared for the guest: {error}", function.host.bdf);
+                    let fix = "the device may be in D3 or dead: power-cycle it, then look at dmesg";
+                    Failure::new(&codes::E1110, cause, fix)
+                })?;
+                Ok((function.number, Box::new(built) as Box<dyn PciFunction>))
+            })
+            .collect()
+    }
+}

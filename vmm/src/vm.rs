@@ -1,0 +1,282 @@
+//! The KVM virtual machine: /dev/kvm, the in-kernel interrupt controllers, memslots.
+
+#![allow(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION takes an address of this process")]
+
+use std::{io, os::fd::AsRawFd, sync::Arc};
+
+use kvm_bindings::{
+    CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_create_device,
+    kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use strait_arch::layout;
+use strait_devices::{
+    ports::{GuestMapper, GuestMapping, HostMemory},
+    vfio::dma::{DmaDomain, DmaMapping},
+};
+use strait_resources::{codes, failure::Failure, range::AddressRange, window::IdPool};
+use vfio_ioctls::VfioDeviceFd;
+use vmm_sys_util::eventfd::EventFd;
+
+/// What strait asks of KVM, with the name that the kernel's documentation uses.
+const NEEDED: &[(Cap, &str)] = &[
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::MpState, "KVM_CAP_MP_STATE"),
+    (Cap::Pit2, "KVM_CAP_PIT2"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+];
+
+/// /dev/kvm, checked to be able to do what a machine needs.
+pub(crate) struct Host {
+    kvm: Kvm,
+}
+
+impl Host {
+    /// Opens /dev/kvm. E1002 when that fails or the API is not version 12, E1005 when a capability is missing.
+    pub(crate) fn open() -> Result<Self, Failure> {
+        let kvm = Kvm::new().map_err(|e| {
+            let source = io::Error::from_raw_os_error(e.errno());
+            let fix = match e.errno() {
+                libc::EACCES | libc::EPERM => "add yourself to the group that owns /dev/kvm: sudo usermod -aG kvm $USER, then log in again",
+                _ => "load the module for this CPU (modprobe kvm_intel or kvm_amd) and turn virtualization on in the firmware",
+            };
+            Failure::new(&codes::E1002, "/dev/kvm cannot be opened", fix).source(source)
+        })?;
+        let version = kvm.get_api_version();
+        if version != KVM_API_VERSION as i32 {
+            let cause =
+                format!("/dev/kvm speaks API version {version}, strait needs {KVM_API_VERSION}");
+            return Err(Failure::new(&codes::E1002, cause, "boot a kernel newer than 2.6.22"));
+        }
+        let missing: Vec<&str> = NEEDED
+            .iter()
+            .filter(|(cap, _)| !kvm.check_extension(*cap))
+            .map(|(_, name)| *name)
+            .collect();
+        if !missing.is_empty() {
+            let cause = format!("this host's KVM lacks {}", missing.join(", "));
+            let fix = "use a kernel with hardware KVM (kvm_intel or kvm_amd)";
+            return Err(Failure::new(&codes::E1005, cause, fix));
+        }
+        Ok(Self { kvm })
+    }
+
+    /// What CPUID KVM can give to a guest.
+    pub(crate) fn supported_cpuid(&self) -> Result<CpuId, Failure> {
+        self.kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(kvm_failure("KVM_GET_SUPPORTED_CPUID"))
+    }
+
+    /// MSRs that make up a vCPU's state.
+    pub(crate) fn msr_indices(&self) -> Result<Vec<u32>, Failure> {
+        let list = self.kvm.get_msr_index_list().map_err(kvm_failure("KVM_GET_MSR_INDEX_LIST"))?;
+        Ok(list.as_slice().to_vec())
+    }
+
+    /// Refuses more vCPUs than KVM can give one guest.
+    pub(crate) fn check_vcpus(&self, count: usize) -> Result<(), Failure> {
+        let most = self.kvm.get_max_vcpus();
+        if count <= most {
+            return Ok(());
+        }
+        let cause =
+            format!("{count} vCPUs are asked for, this host's KVM gives a guest at most {most}");
+        Err(Failure::new(&codes::E1005, cause, format!("use --cpus {most} or fewer")))
+    }
+
+    /// Physical-address bits that a guest has here: leaf 0x8000_0008, EAX 7:0 (AMD APM 3, E.4.7).
+    pub(crate) fn physical_bits(supported: &CpuId) -> u8 {
+        let leaf = supported.as_slice().iter().find(|entry| entry.function == 0x8000_0008);
+        // 36 is what a CPU without the leaf has.
+        leaf.map_or(36, |entry| entry.eax as u8)
+    }
+
+    /// Does KVM emulate the APIC's TSC-deadline timer?
+    pub(crate) fn has_tsc_deadline(&self) -> bool {
+        self.kvm.check_extension(Cap::TscDeadlineTimer)
+    }
+}
+
+/// One virtual machine with its interrupt controllers and timer, without memory or vCPUs.
+pub(crate) struct Vm {
+    fd: Arc<VmFd>,
+    /// What the interrupt controllers and the timer are after power-on.
+    power_on: (Vec<kvm_irqchip>, kvm_pit_state2),
+}
+
+impl Vm {
+    /// Creates the VM, the full in-kernel irqchip (PIC, I/O APIC, local APICs) and the PIT.
+    pub(crate) fn new(host: &Host) -> Result<Self, Failure> {
+        let fd = host.kvm.create_vm().map_err(kvm_failure("KVM_CREATE_VM"))?;
+        // Intel hosts without unrestricted guest need both, before the first vCPU; others ignore them.
+        fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
+            .map_err(kvm_failure("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        fd.set_tss_address(layout::KVM_TSS as usize).map_err(kvm_failure("KVM_SET_TSS_ADDR"))?;
+        fd.create_irq_chip().map_err(kvm_failure("KVM_CREATE_IRQCHIP"))?;
+        // The speaker port is read by timer calibration: in the kernel it costs no exit to us.
+        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        fd.create_pit2(pit).map_err(kvm_failure("KVM_CREATE_PIT2"))?;
+        let power_on = Self::controllers(&fd)?;
+        Ok(Self { fd: Arc::new(fd), power_on })
+    }
+
+    /// The file that vCPUs and interrupts are made from.
+    pub(crate) fn fd(&self) -> &Arc<VmFd> {
+        &self.fd
+    }
+
+    /// The KVM device through which VFIO groups are made known to KVM (Documentation/virt/kvm/devices/vfio.rst).
+    pub(crate) fn vfio_device(&self) -> Result<VfioDeviceFd, Failure> {
+        let mut device =
+            kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_VFIO, fd: 0, flags: 0 };
+        let fd = self
+            .fd
+            .create_device(&mut device)
+            .map_err(kvm_failure("KVM_CREATE_DEVICE for VFIO"))?;
+        Ok(VfioDeviceFd::new_from_kvm(fd))
+    }
+
+    /// Puts the interrupt controllers and the PIT back to what they are after power-on. No vCPU may run.
+    pub(crate) fn reset(&self) -> Result<(), Failure> {
+        for chip in &self.power_on.0 {
+            self.fd.set_irqchip(chip).map_err(kvm_failure("KVM_SET_IRQCHIP"))?;
+        }
+        self.fd.set_pit2(&self.power_on.1).map_err(kvm_failure("KVM_SET_PIT2"))
+    }
+
+    fn controllers(fd: &VmFd) -> Result<(Vec<kvm_irqchip>, kvm_pit_state2), Failure> {
+        let chips = [
+            kvm_bindings::KVM_IRQCHIP_PIC_MASTER,
+            kvm_bindings::KVM_IRQCHIP_PIC_SLAVE,
+            kvm_bindings::KVM_IRQCHIP_IOAPIC,
+        ];
+        let read = |chip_id| {
+            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+            fd.get_irqchip(&mut chip).map_err(kvm_failure("KVM_GET_IRQCHIP"))?;
+            Ok(chip)
+        };
+        let chips = chips.into_iter().map(read).collect::<Result<_, Failure>>()?;
+        let pit = fd.get_pit2().map_err(kvm_failure("KVM_GET_PIT2"))?;
+        Ok((chips, pit))
+    }
+
+    /// Signals on `event` raise a line of the interrupt controllers: an edge.
+    pub(crate) fn register_irq(&self, event: &EventFd, gsi: u32) -> Result<(), Failure> {
+        self.fd.register_irqfd(event, gsi).map_err(kvm_failure("KVM_IRQFD"))
+    }
+}
+
+/// KVM refused something that it never refuses on a working host.
+pub(crate) fn kvm_failure(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Failure {
+    move |error| {
+        Failure::new(
+            &codes::E1005,
+            format!("KVM refused {what}"),
+            "look at the host's kernel log (dmesg), and try without other virtual machines running",
+        )
+        .source(io::Error::from_raw_os_error(error.errno()))
+    }
+}
+
+/// Gives memslots out: guest RAM, and BARs of passed devices wherever the guest puts them.
+pub(crate) struct Memslots {
+    vm: Arc<VmFd>,
+    ids: Arc<IdPool>,
+    /// Where BARs go too when devices may reach each other.
+    p2p: Option<Arc<DmaDomain>>,
+}
+
+impl Memslots {
+    /// Room for as many memslots as this VM has.
+    pub(crate) fn new(vm: &Vm, p2p: Option<Arc<DmaDomain>>) -> Self {
+        // 32 is what every KVM has had; the capability reads 0 where it is unknown.
+        let most = u32::try_from(vm.fd.check_extension_int(Cap::NrMemslots)).unwrap_or(0).max(32);
+        let ids = IdPool::new(0, most - 1);
+        Self { vm: Arc::clone(&vm.fd), ids: Arc::new(ids), p2p }
+    }
+
+    /// The same slots, without P2P: for guest RAM, which the DMA domain maps by itself.
+    pub(crate) fn map_ram(&self, range: AddressRange, memory: HostMemory) -> io::Result<Memslot> {
+        Memslot::new(self, range, memory)
+    }
+}
+
+impl GuestMapper for Memslots {
+    fn map(&self, range: AddressRange, memory: HostMemory) -> io::Result<Box<dyn GuestMapping>> {
+        let slot = Memslot::new(self, range, memory)?;
+        // Without P2P the device still works; what is lost is other devices' way to this BAR.
+        let p2p = self.p2p.as_ref().and_then(|domain| match domain.map_p2p(range, memory) {
+            Ok(mapping) => Some(mapping),
+            Err(error) => {
+                log::warn!("[{}] device-to-device DMA to {range} is off: {error}", codes::E1305.id);
+                None
+            }
+        });
+        Ok(Box::new(BarMapping { _p2p: p2p, _slot: slot }))
+    }
+}
+
+/// A BAR in the guest's address space. Fields in tear-down order: the IOMMU first.
+struct BarMapping {
+    _p2p: Option<DmaMapping>,
+    _slot: Memslot,
+}
+
+impl GuestMapping for BarMapping {}
+
+/// One memslot; dropping it takes the memory out of the guest.
+pub(crate) struct Memslot {
+    vm: Arc<VmFd>,
+    ids: Arc<IdPool>,
+    id: u32,
+}
+
+impl Memslot {
+    fn new(slots: &Memslots, range: AddressRange, memory: HostMemory) -> io::Result<Self> {
+        if range.len() != memory.len {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        let id = slots.ids.allocate().map_err(io::Error::other)?;
+        // From here on the drop gives the id back.
+        let slot = Self { vm: Arc::clone(&slots.vm), ids: Arc::clone(&slots.ids), id };
+        slot.set(range.first(), memory.address as u64, memory.len)?;
+        Ok(slot)
+    }
+
+    fn set(&self, guest_phys_addr: u64, userspace_addr: u64, memory_size: u64) -> io::Result<()> {
+        let region = kvm_userspace_memory_region {
+            slot: self.id,
+            flags: 0,
+            guest_phys_addr,
+            memory_size,
+            userspace_addr,
+        };
+        // SAFETY: the memory is a mapping of guest RAM or of a BAR whose owner outlives the slot: RAM is
+        // dropped after every slot by the machine's field order, and a function keeps its mappings until
+        // the root complex has dropped the function's slots.
+        unsafe { self.vm.set_user_memory_region(region) }
+            .map_err(|e| io::Error::from_raw_os_error(e.errno()))
+    }
+}
+
+impl Drop for Memslot {
+    fn drop(&mut self) {
+        // A slot of size 0 is a deleted one. It cannot fail for a slot that exists; when it never came to
+        // exist, deleting it does nothing.
+        let _ = self.set(0, 0, 0);
+        self.ids.free(self.id);
+    }
+}
+
+impl std::fmt::Debug for Vm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Vm({})", self.fd.as_raw_fd())
+    }
+}
