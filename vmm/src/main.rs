@@ -31,10 +31,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         // Help and version; nobody reads on when standard output is gone.
         Err(asked) if !asked.use_stderr() => {
-            return ended(report::out(&asked.render().to_string()).map(|()| 0));
+            return ended(report::out(&asked.render().ansi().to_string()).map(|()| 0));
         }
         Err(wrong) => return ended(Err(cli::misuse(&wrong))),
     };
+    report::log_to_stderr(cli.verbose);
     ended(match cli.command {
         Command::Run(args) => command::run::run(*args),
         Command::Explain(args) => command::explain::run(&args),

@@ -1,8 +1,10 @@
-//! What a person sees: failures, warnings, a panic's last words.
+//! What a person sees: failures, warnings, the log, a panic's last words.
 //!
-//! Everything but a command's own output goes to standard error.
+//! Everything but a command's own output goes to standard error. Text is written with its colours in it;
+//! `anstream` takes them out when it is not for a terminal, or when NO_COLOR says so.
 
 mod dry_run;
+mod logger;
 
 use std::{
     error::Error,
@@ -11,6 +13,7 @@ use std::{
     panic,
 };
 
+use anstyle::{AnsiColor, Style};
 use strait_arch::plan::Plan;
 use strait_resources::{
     codes,
@@ -20,13 +23,19 @@ use strait_resources::{
 };
 
 use crate::config::RunConfig;
+pub(crate) use logger::log_to_stderr;
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+const STRONG: Style = Style::new().bold();
+const QUIET: Style = Style::new().dimmed();
 
 /// A chain of causes longer than this is a loop.
 const MAX_CAUSES: usize = 16;
 
 /// A command's output. That its reader left (`strait explain | head`) is no failure.
 pub(crate) fn out(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
+    let mut stdout = anstream::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             let cause = "standard output takes no more";
@@ -38,13 +47,13 @@ pub(crate) fn out(text: &str) -> Result<(), Failure> {
 
 /// Why strait stops.
 pub(crate) fn failure(failure: &Failure) {
-    say(&rendered(failure, "error"));
+    say(&rendered(failure, "error", ERROR));
 }
 
 /// What the user should know although strait goes on.
 pub(crate) fn warnings(warnings: &[Failure]) {
     for warning in warnings {
-        say(&rendered(warning, "warning"));
+        say(&rendered(warning, "warning", WARNING));
     }
 }
 
@@ -74,23 +83,23 @@ pub(crate) fn end_on_panic(restore: fn()) {
 
 /// One write, so that lines of several threads do not mix. When standard error is gone there is nobody to tell.
 fn say(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    let _ = anstream::stderr().lock().write_all(text.as_bytes());
 }
 
-fn rendered(failure: &Failure, level: &str) -> String {
+fn rendered(failure: &Failure, level: &str, style: Style) -> String {
     let Failure { code, cause, fix, details, .. } = failure;
-    let mut text = format!("{level}[{}]: {cause}\n", code.id);
+    let mut text = format!("{style}{level}[{}]{style:#}{STRONG}: {cause}{STRONG:#}\n", code.id);
     for detail in details {
         let _ = writeln!(text, "  {detail}");
     }
     let mut cause = Error::source(failure);
     for _ in 0..MAX_CAUSES {
         let Some(error) = cause else { break };
-        let _ = writeln!(text, "  cause: {error}");
+        let _ = writeln!(text, "  {QUIET}cause:{QUIET:#} {error}");
         cause = error.source();
     }
-    let _ = writeln!(text, "  fix: {fix}");
-    let _ = writeln!(text, "  more: strait explain {}", code.id);
+    let _ = writeln!(text, "  {QUIET}fix:{QUIET:#} {fix}");
+    let _ = writeln!(text, "  {QUIET}more:{QUIET:#} strait explain {}", code.id);
     text
 }
 
@@ -98,10 +107,12 @@ fn rendered(failure: &Failure, level: &str) -> String {
 mod tests {
     use std::{env, process::Command, thread};
 
+    use anstream::adapter::strip_str;
+
     use super::*;
 
     fn plain(failure: &Failure) -> String {
-        rendered(failure, "error")
+        strip_str(&rendered(failure, "error", ERROR)).to_string()
     }
 
     #[test]

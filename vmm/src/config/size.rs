@@ -55,6 +55,8 @@ pub(crate) fn exact(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -80,5 +82,17 @@ mod tests {
         }
         assert_eq!(parse("18446744073709551616K"), Err(SizeError::TooLarge));
         assert_eq!(parse("16777216T"), Err(SizeError::TooLarge));
+    }
+
+    proptest! {
+        #[test]
+        fn exact_parses_back(kib in 1..u64::MAX >> 10) {
+            prop_assert_eq!(parse(&exact(kib << 10)), Ok(kib << 10));
+        }
+
+        #[test]
+        fn parse_takes_any_text_without_a_panic(text in ".*") {
+            let _ = parse(&text);
+        }
     }
 }

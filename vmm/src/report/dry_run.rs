@@ -15,6 +15,7 @@ use strait_resources::{
     size::Size,
 };
 
+use super::{QUIET, STRONG};
 use crate::config::{BootMode, Cpu, Hide, P2p, Pages, RunConfig, Serial};
 
 /// What a line of the picture and of the lists may take.
@@ -46,18 +47,20 @@ pub(super) fn render(
         let host = hosts.iter().find(|host| host.bdf == function.host);
         device(&mut text, port, function, host.copied(), names);
     }
-    let _ =
-        writeln!(text, "\nNothing was touched. The same without --dry-run starts this machine.");
+    let _ = writeln!(
+        text,
+        "\n{QUIET}Nothing was touched. The same without --dry-run starts this machine.{QUIET:#}"
+    );
     text
 }
 
 fn heading(text: &mut String, title: &str) {
     let gap = if text.is_empty() { "" } else { "\n" };
-    let _ = writeln!(text, "{gap}{title}");
+    let _ = writeln!(text, "{gap}{STRONG}{title}{STRONG:#}");
 }
 
 fn line(text: &mut String, label: &str, value: &str) {
-    let _ = writeln!(text, "  {label:LABEL$}  {value}");
+    let _ = writeln!(text, "  {QUIET}{label:LABEL$}{QUIET:#}  {value}");
 }
 
 fn machine(text: &mut String, config: &RunConfig, functions: usize) {
@@ -121,7 +124,7 @@ fn device(
 ) {
     let name = host.map(|host| names.function(host)).unwrap_or_default();
     let room = COLUMNS.saturating_sub(16);
-    let _ = writeln!(text, "  {}  {}", function.host, shortened(&name, room));
+    let _ = writeln!(text, "  {STRONG}{}{STRONG:#}  {}", function.host, shortened(&name, room));
     let guest = format!(
         "{}, Xorg BusID \"{}\", behind root port {} ({})",
         short(function.at),
@@ -238,6 +241,7 @@ fn shortened(text: &str, room: usize) -> String {
 mod tests {
     use std::num::NonZeroU8;
 
+    use anstream::adapter::strip_str;
     use strait_arch::plan::{FunctionRequest, PlanRequest, PortRequest};
     use strait_resources::{
         bar::BarSpec,
@@ -341,7 +345,7 @@ mod tests {
         let nowhere = tempfile::tempdir().unwrap();
         let names = Names::load(&Sysroot::at(nowhere.path()));
         let all: Vec<&HostFunction> = hosts.iter().collect();
-        render(&config(), &names, &all, &plan(hosts))
+        strip_str(&render(&config(), &names, &all, &plan(hosts))).to_string()
     }
 
     #[test]
