@@ -4,6 +4,9 @@
 //!
 //! A container has an IOMMU from the first open device to the last. When the last one closes, the kernel drops
 //! every mapping by itself, after the device has stopped: the order that we want, so nothing is unmapped before.
+//!
+//! vfio-ioctls opens groups by the way, but gives a group back with the first of its devices that closes, not with
+//! the last: who closes what is decided here.
 
 #![allow(unsafe_code, reason = "gives memory of this process to devices")]
 
@@ -12,15 +15,18 @@ mod space;
 
 use std::{
     any::Any,
-    fs, io, mem,
+    fs, io,
     mem::ManuallyDrop,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use strait_resources::{bdf::Bdf, range::AddressRange};
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioOps};
+use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioOps};
 
 pub use self::error::DmaError;
 use self::space::{Space, Taken};
@@ -116,14 +122,34 @@ impl Container {
     fn open(self: &Arc<Self>, bdf: Bdf) -> Result<OpenDevice, DmaError> {
         let sysfs = PathBuf::from(format!("/sys/bus/pci/devices/{bdf}"));
         let group = group_of(&sysfs).map_err(|source| DmaError::NoGroup { bdf, source })?;
-        let operations: Arc<dyn VfioOps> = Arc::clone(&self.vfio) as Arc<dyn VfioOps>;
+        let handle =
+            Arc::new(Handle { vfio: Arc::clone(&self.vfio), apart: AtomicBool::default() });
+        let operations: Arc<dyn VfioOps> = Arc::clone(&handle) as Arc<dyn VfioOps>;
         let mut space = self.space();
-        let device = VfioDevice::new(&sysfs, operations, true)
-            .map_err(|source| DmaError::Open { bdf, group, source })?;
-        space.device_came();
-        drop(space);
-        let (device, container) = (ManuallyDrop::new(device), Arc::clone(self));
-        Ok(OpenDevice { device, sysfs, group, container })
+        match VfioDevice::new(&sysfs, operations, true) {
+            Ok(device) => {
+                space.device_came(group);
+                drop(space);
+                let (device, container) = (ManuallyDrop::new(device), Arc::clone(self));
+                Ok(OpenDevice { device, handle, sysfs, group, container })
+            }
+            Err(source) => {
+                // The group was opened before the device and nobody gives it back now.
+                if !matches!(
+                    source,
+                    VfioError::InvalidPath
+                        | VfioError::OpenGroup(..)
+                        | VfioError::GetGroupStatus
+                        | VfioError::GroupViable
+                        | VfioError::GroupSetContainer
+                        | VfioError::ContainerSetIOMMU(_)
+                        | VfioError::SetDeviceAttr(_)
+                ) {
+                    space.device_came(group);
+                }
+                Err(DmaError::Open { bdf, group, source })
+            }
+        }
     }
 
     fn map(self: &Arc<Self>, range: AddressRange, memory: HostMemory) -> io::Result<DmaMapping> {
@@ -182,9 +208,24 @@ impl Drop for DmaMapping {
     }
 }
 
+/// The container as one device knows it.
+struct Handle {
+    vfio: Arc<VfioContainer>,
+    /// The device has no business with its group any more.
+    apart: AtomicBool,
+}
+
+impl VfioOps for Handle {
+    /// A device whose handle is no container leaves everything as it is when it is dropped.
+    fn as_any(&self) -> &dyn Any {
+        if self.apart.load(Ordering::Relaxed) { self } else { &*self.vfio }
+    }
+}
+
 /// A device of the container, open until this is dropped.
 pub(super) struct OpenDevice {
     device: ManuallyDrop<VfioDevice>,
+    handle: Arc<Handle>,
     sysfs: PathBuf,
     group: u32,
     container: Arc<Container>,
@@ -209,18 +250,25 @@ impl Drop for OpenDevice {
         let mut space = self.container.space();
         // SAFETY: taken out once, here; the field is not used again.
         let device = unsafe { ManuallyDrop::take(&mut self.device) };
-        if group_of(&self.sysfs).is_ok_and(|group| group == self.group) {
+        let last = space.is_last_of(self.group);
+        // vfio-ioctls looks the group up in sysfs and panics when the device was pulled from the host.
+        let pulled = !group_of(&self.sysfs).is_ok_and(|group| group == self.group);
+        if last && !pulled {
             drop(device);
-            space.device_left();
+            space.device_left(self.group);
             return;
         }
-        // The device was pulled. vfio-ioctls looks its group up in sysfs and panics without one, so only the
-        // device is closed, for which the kernel waits. Group and container stay, and with them the mappings.
-        log::warn!("{} is gone from the host; its group stays open", self.sysfs.display());
         let fd = device.as_raw_fd();
-        mem::forget(device);
-        // SAFETY: the descriptor's owner was forgotten just now, so that this is the only one.
+        self.handle.apart.store(true, Ordering::Relaxed);
+        drop(device);
+        // SAFETY: a device that is apart from its container does not close its descriptor; we are the only owner.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        if last {
+            // So do the mappings: for them the device stays.
+            log::warn!("{} is gone from the host; its group stays open", self.sysfs.display());
+        } else {
+            space.device_left(self.group);
+        }
     }
 }
 

@@ -10,9 +10,9 @@ use strait_resources::range::AddressRange;
 pub(super) struct Space {
     /// First and last address of each mapping.
     taken: BTreeMap<u64, u64>,
-    /// Open devices. The container has an IOMMU while there is one.
-    devices: usize,
-    /// How often the last device left and the kernel dropped every mapping with it.
+    /// How many devices are open of each group in the container, which has an IOMMU while there is a group.
+    groups: BTreeMap<u32, usize>,
+    /// How often the last group left and the kernel dropped every mapping with it.
     era: u64,
 }
 
@@ -24,14 +24,24 @@ pub(super) struct Taken {
 }
 
 impl Space {
-    pub(super) fn device_came(&mut self) {
-        self.devices += 1;
+    pub(super) fn device_came(&mut self, group: u32) {
+        *self.groups.entry(group).or_default() += 1;
     }
 
-    /// With the last group the kernel takes the IOMMU off the container and drops what was mapped.
-    pub(super) fn device_left(&mut self) {
-        self.devices = self.devices.saturating_sub(1);
-        if self.devices == 0 {
+    /// Is no other device of the group open?
+    pub(super) fn is_last_of(&self, group: u32) -> bool {
+        self.groups.get(&group) == Some(&1)
+    }
+
+    /// The group leaves the container with its last device. With the last group the kernel takes the IOMMU off the
+    /// container and drops what was mapped.
+    pub(super) fn device_left(&mut self, group: u32) {
+        if !self.is_last_of(group) {
+            self.groups.entry(group).and_modify(|devices| *devices = devices.saturating_sub(1));
+            return;
+        }
+        self.groups.remove(&group);
+        if self.groups.is_empty() {
             self.taken.clear();
             self.era += 1;
         }
@@ -39,7 +49,7 @@ impl Space {
 
     /// Notes a mapping that is about to be made.
     pub(super) fn take(&mut self, range: AddressRange) -> io::Result<Taken> {
-        if self.devices == 0 {
+        if self.groups.is_empty() {
             let text = "the container has no IOMMU before a device is open";
             return Err(io::Error::new(io::ErrorKind::NotConnected, text));
         }
@@ -78,7 +88,7 @@ mod tests {
 
     fn with_device() -> Space {
         let mut space = Space::default();
-        space.device_came();
+        space.device_came(17);
         space
     }
 
@@ -109,22 +119,32 @@ mod tests {
     }
 
     #[test]
-    fn mappings_end_with_the_last_device_only() {
+    fn mappings_end_with_the_last_group_only() {
         let mut space = with_device();
-        space.device_came();
+        space.device_came(18);
         let taken = space.take(range(0, 0xfff)).unwrap();
-        space.device_left();
+        space.device_left(17);
         assert!(space.is_live(&taken));
-        space.device_left();
+        space.device_left(18);
         assert!(!space.is_live(&taken));
+    }
+
+    #[test]
+    fn group_leaves_with_its_last_device_only() {
+        let mut space = with_device();
+        space.device_came(17);
+        let taken = space.take(range(0, 0xfff)).unwrap();
+        assert!(!space.is_last_of(17));
+        space.device_left(17);
+        assert!(space.is_last_of(17) && space.is_live(&taken));
     }
 
     #[test]
     fn release_of_an_ended_mapping_leaves_its_successor() {
         let mut space = with_device();
         let old = space.take(range(0, 0xfff)).unwrap();
-        space.device_left();
-        space.device_came();
+        space.device_left(17);
+        space.device_came(17);
         let new = space.take(range(0, 0xfff)).unwrap();
         space.release(&old);
         assert!(space.is_live(&new));
