@@ -17,15 +17,17 @@ use std::{
 };
 
 use strait_devices::ports::HostMemory;
-use strait_resources::{codes, failure::Failure, range::AddressRange};
+use strait_resources::{
+    codes,
+    failure::Failure,
+    range::{AddressRange, align_up},
+};
 use vm_memory::{
     GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion, mmap::MmapRegionBuilder,
 };
 
 use crate::config::Pages;
 
-const HUGE: u64 = 2 << 20;
-const GIGA: u64 = 1 << 30;
 /// What one worker faults in before it looks for more work: a GiB takes seconds, a page too little.
 const CHUNK: u64 = 64 << 20;
 /// More workers than this only fight over the kernel's memory locks.
@@ -42,15 +44,20 @@ pub(crate) struct GuestRam {
 /// One range of RAM and the memory behind it.
 struct Area {
     range: AddressRange,
-    /// The mapping starts here, aligned for its pages.
+    reservation: Reservation,
+}
+
+/// Addresses of this process that are ours until this is dropped.
+struct Reservation {
+    /// Where they begin, and how many they are.
+    whole: (usize, usize),
+    /// The first that is aligned as asked.
     start: usize,
-    /// What is unmapped at the end: the mapping with what alignment cost.
-    reserved: (usize, usize),
 }
 
 impl GuestRam {
     /// Reserves memory for each range; nothing is faulted in. E1307 when the hugetlb pool is too small, E1301
-    /// when even the address space is.
+    /// when the host does not have as much at all.
     pub(crate) fn new(ranges: &[AddressRange], pages: Pages) -> Result<Arc<Self>, Failure> {
         let areas = ranges
             .iter()
@@ -73,7 +80,7 @@ impl GuestRam {
     pub(crate) fn regions(&self) -> impl Iterator<Item = (AddressRange, HostMemory)> {
         self.areas
             .iter()
-            .map(|area| (area.range, HostMemory { address: area.start, len: area.range.len() }))
+            .map(|area| (area.range, HostMemory { address: area.start(), len: area.range.len() }))
     }
 
     /// Faults everything in, in parallel, with a line of progress on a terminal when it takes a while. A device
@@ -116,37 +123,41 @@ impl GuestRam {
 
 impl Area {
     fn new(range: AddressRange, pages: Pages) -> io::Result<Self> {
-        let (align, flags) = match pages {
-            Pages::Default => (HUGE, libc::MAP_NORESERVE),
-            Pages::Huge2M => (HUGE, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB),
-            Pages::Huge1G => (GIGA, libc::MAP_HUGETLB | libc::MAP_HUGE_1GB),
+        let (pool, advice) = match pages {
+            Pages::Default => (0, Some(libc::MADV_HUGEPAGE)),
+            Pages::Huge2M => (libc::MAP_HUGETLB | libc::MAP_HUGE_2MB, None),
+            Pages::Huge1G => (libc::MAP_HUGETLB | libc::MAP_HUGE_1GB, None),
         };
-        let len = usize::try_from(range.len()).map_err(io::Error::other)?;
-        // The pool's mappings are aligned by the kernel; of others, room for the alignment is reserved too.
-        let extra = if pages == Pages::Default { align as usize } else { 0 };
-        let total = len.checked_add(extra).ok_or(io::ErrorKind::OutOfMemory)?;
+        // A range may end inside a page of the pool; the rest of that page is nobody's.
+        let len = align_up(range.len(), pages.granule()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let reservation = Reservation::new(len, pages.granule() as usize)?;
+        // Without MAP_NORESERVE: a host that cannot give this much says so here, by an error, and not later, by
+        // ending a process of its choice.
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | pool;
         let access = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let address = unsafe { libc::mmap(ptr::null_mut(), total, access, flags, -1, 0) };
+        // SAFETY: [start, start + len) lies inside the reservation, which is ours alone.
+        let address = unsafe { libc::mmap(reservation.start as *mut _, len, access, flags, -1, 0) };
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let base = address as usize;
-        let area =
-            Self { range, start: base.next_multiple_of(align as usize), reserved: (base, total) };
-        if pages == Pages::Default {
-            // Both are advice: a kernel without them is slower or dumps more.
-            area.advise(libc::MADV_HUGEPAGE);
-        }
+        let area = Self { range, reservation };
+        // The first two are advice: a kernel without them is slower or dumps more.
+        advice.into_iter().for_each(|advice| area.advise(advice));
         area.advise(libc::MADV_DONTDUMP);
+        // A child would share the pages until one side writes, and a device would go on with the wrong copy.
+        area.advise(libc::MADV_DONTFORK);
         Ok(area)
     }
 
+    fn start(&self) -> usize {
+        self.reservation.start
+    }
+
     fn advise(&self, advice: libc::c_int) {
-        // SAFETY: inside the mapping made by `new`; neither advice changes contents.
+        // SAFETY: inside the mapping made by `new`; no advice given here changes contents.
         let result =
-            unsafe { libc::madvise(self.start as *mut _, self.range.len() as usize, advice) };
+            unsafe { libc::madvise(self.start() as *mut _, self.range.len() as usize, advice) };
         if result != 0 {
             log::debug!("madvise({advice}): {}", io::Error::last_os_error());
         }
@@ -159,7 +170,7 @@ impl Area {
         // keeps beside the region; vm-memory does not unmap what it was given.
         let region: MmapRegion = unsafe {
             MmapRegionBuilder::new(self.range.len() as usize)
-                .with_raw_mmap_pointer(self.start as *mut u8)
+                .with_raw_mmap_pointer(self.start() as *mut u8)
                 .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
                 .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
                 .build()
@@ -169,16 +180,31 @@ impl Area {
     }
 
     fn chunks(&self) -> impl Iterator<Item = (usize, usize)> {
-        let (start, len) = (self.start, self.range.len() as usize);
+        let (start, len) = (self.start(), self.range.len() as usize);
         (0..len).step_by(CHUNK as usize).map(move |at| (start + at, (len - at).min(CHUNK as usize)))
     }
 }
 
-impl Drop for Area {
+impl Reservation {
+    /// `len` bytes at a multiple of `align`, which is a power of two. Nothing is behind them yet.
+    fn new(len: usize, align: usize) -> io::Result<Self> {
+        let total = len.checked_add(align).ok_or(io::ErrorKind::OutOfMemory)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let address = unsafe { libc::mmap(ptr::null_mut(), total, libc::PROT_NONE, flags, -1, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = address as usize;
+        Ok(Self { whole: (base, total), start: base.next_multiple_of(align) })
+    }
+}
+
+impl Drop for Reservation {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, unmapped only here. Memslots and DMA mappings hold the `GuestRam` or are
-        // dropped before it.
-        unsafe { libc::munmap(self.reserved.0 as *mut _, self.reserved.1) };
+        // SAFETY: made by `new`, unmapped only here, with all that was mapped into it. Memslots and DMA mappings
+        // hold the `GuestRam` or are dropped before it.
+        unsafe { libc::munmap(self.whole.0 as *mut _, self.whole.1) };
     }
 }
 
@@ -206,8 +232,9 @@ fn no_memory(range: AddressRange, pages: Pages, error: io::Error) -> Failure {
     let (code, cause, fix) = match pages {
         Pages::Default => (
             &codes::E1301,
-            format!("the host has no address space for {mib} MiB of guest RAM"),
-            "raise the address-space limit: ulimit -v unlimited".to_owned(),
+            format!("the host does not grant {mib} MiB for guest RAM"),
+            "give the guest less with --memory; or look at ulimit -v and vm.overcommit_memory"
+                .to_owned(),
         ),
         Pages::Huge2M | Pages::Huge1G => {
             let kib = pages.granule() >> 10;
@@ -296,6 +323,33 @@ mod tests {
             assert!(resident.iter().all(|page| page & 1 == 1));
         }
         assert_eq!(ram.memory().read_obj::<u8>(GuestAddress(0x1000)).unwrap(), 7);
+    }
+
+    #[test]
+    fn ram_is_advised_huge_neither_dumped_nor_inherited_and_accounted_for() {
+        let ram = GuestRam::new(&two_ranges(), Pages::Default).unwrap();
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        for (_, memory) in ram.regions() {
+            let mapping = smaps.split_once(&format!("{:x}-", memory.address)).unwrap().1;
+            let flags = mapping.lines().find_map(|line| line.strip_prefix("VmFlags: ")).unwrap();
+            let has = |flag| flags.split(' ').any(|word| word == flag);
+            assert!(has("hg") && has("dd") && has("dc") && !has("nr"), "{flags}");
+        }
+    }
+
+    #[test]
+    fn reservation_starts_aligned_and_holds_its_length() {
+        let reserved = Reservation::new(3 << 30, 1 << 30).unwrap();
+        assert!(reserved.start.is_multiple_of(1 << 30));
+        let (base, total) = reserved.whole;
+        assert!(base <= reserved.start && reserved.start + (3 << 30) <= base + total);
+    }
+
+    #[test]
+    fn ram_that_no_host_has_is_refused() {
+        let absurd = [AddressRange::new(0, 1 << 47).unwrap()];
+        let failure = GuestRam::new(&absurd, Pages::Default).err().unwrap();
+        assert_eq!(failure.code.id, "E1301");
     }
 
     #[test]
