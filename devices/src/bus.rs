@@ -55,7 +55,13 @@ impl Bus {
 
     /// Takes out what starts at `first`, if anything does.
     pub fn remove_mmio(&self, first: u64) {
-        self.mmio.write().unwrap_or_else(PoisonError::into_inner).deregister(MmioAddress(first));
+        let removed = {
+            let mut bus = self.mmio.write().unwrap_or_else(PoisonError::into_inner);
+            let starts = bus.device(MmioAddress(first)).is_some_and(|(at, _)| at.base().0 == first);
+            starts.then(|| bus.deregister(MmioAddress(first)))
+        };
+        // Outside the lock: what a target's end does may come back to this bus.
+        drop(removed);
     }
 
     /// Puts a device onto ports.
@@ -78,9 +84,13 @@ impl Bus {
 
     /// Takes out what starts at `first`, if anything does.
     pub fn remove_pio(&self, first: u64) {
-        if let Ok(first) = u16::try_from(first) {
-            self.pio.write().unwrap_or_else(PoisonError::into_inner).deregister(PioAddress(first));
-        }
+        let Ok(first) = u16::try_from(first) else { return };
+        let removed = {
+            let mut bus = self.pio.write().unwrap_or_else(PoisonError::into_inner);
+            let starts = bus.device(PioAddress(first)).is_some_and(|(at, _)| at.base().0 == first);
+            starts.then(|| bus.deregister(PioAddress(first)))
+        };
+        drop(removed);
     }
 
     /// Reads memory; all ones where no device is or where the access leaves it.
@@ -177,6 +187,20 @@ mod tests {
         bus.pio_read(0xffff, &mut data);
         assert_eq!(data, [7]);
         assert!(bus.insert_pio(range(0xffff, 2), Arc::new(Offset)).is_err());
+    }
+
+    #[test]
+    fn removal_takes_only_what_starts_there() {
+        let bus = Bus::new();
+        bus.insert_mmio(range(0x1000, 0x10), Arc::new(Offset)).unwrap();
+        bus.insert_pio(range(0x60, 5), Arc::new(Offset)).unwrap();
+        bus.remove_mmio(0x1008);
+        bus.remove_pio(0x64);
+        let mut data = [0u8; 1];
+        bus.mmio_read(0x1008, &mut data);
+        assert_eq!(data, [8]);
+        bus.pio_read(0x64, &mut data);
+        assert_eq!(data, [4]);
     }
 
     #[test]

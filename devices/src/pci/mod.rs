@@ -1,5 +1,6 @@
 //! PCI Express: configuration space, root complex, root ports.
 
+mod access;
 mod apertures;
 pub mod bar;
 pub mod caps;

@@ -1,12 +1,16 @@
 //! The root complex: ECAM and CF8/CFC, the functions of bus 0, root ports and what is behind them, and where the BARs
 //! of passed functions are.
 //!
-//! Lock order: `writes` -> one function -> nothing; then, with the function's lock released, `apertures` -> the bus,
-//! the mapper. A read takes one function's lock only.
+//! Lock order: `ports`, which is written only while the machine is built and taken apart -> `order` of one port -> one
+//! function -> nothing; then, with the function's lock released, `placed` -> the host bridge, the bus, the mapper. A
+//! read takes one function's lock only.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
-    atomic::{AtomicU8, AtomicU32, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use strait_resources::{
@@ -22,7 +26,8 @@ use vm_device::{
 use crate::{
     bus::{Bus, BusError},
     pci::{
-        apertures::{Apertures, Op},
+        access::{ConfigPorts, Ecam},
+        apertures::{Apertures, Key, Op},
         function::{BarChanges, BarLayout, BarPlacement, ConfigAccess, PciFunction},
         host_bridge::HostBridge,
         lpc::Lpc,
@@ -34,15 +39,6 @@ use crate::{
 /// Where the LPC bridge is.
 const LPC_DEVICE: u8 = 31;
 const FUNCTIONS: usize = 8;
-/// CONFIG_ADDRESS and CONFIG_DATA (PCI 3.0, 3.2.2.3.2); the reset control register lies among them.
-const CONFIG_PORTS: u16 = 0xcf8;
-const CONFIG_DATA: u16 = 4;
-const RESET_CONTROL: u16 = 1;
-const ADDRESS_ENABLE: u32 = 1 << 31;
-/// Reset control: bit 2 resets the CPU, bit 1 says how thoroughly (Intel ICH9 datasheet, 13.7.5).
-const RESET_CPU: u8 = 1 << 2;
-const RESET_KIND: u8 = 1 << 1 | 1 << 3;
-
 /// A function, shared by its slot and by the ranges it has on the bus.
 type Shared = Arc<Mutex<dyn PciFunction>>;
 
@@ -71,22 +67,21 @@ pub struct RootComplex {
     me: Weak<Self>,
     bus: Arc<Bus>,
     mapper: Arc<dyn GuestMapper>,
-    control: Arc<dyn MachineControl>,
-    /// One configuration write at a time, so that BARs move in the order in which they were written.
-    writes: Mutex<()>,
     host_bridge: Mutex<HostBridge>,
     lpc: Mutex<Lpc>,
     ports: RwLock<Vec<Port>>,
     placed: Mutex<Placed>,
     forbidden: Vec<AddressRange>,
-    address: AtomicU32,
-    reset_kind: AtomicU8,
+    config_ports: Arc<ConfigPorts>,
 }
 
 /// A root port and what is behind it.
 struct Port {
     at: Bdf,
-    port: Arc<Mutex<RootPort>>,
+    /// One configuration write to the port or to a function behind it at a time, so that BARs move in the order in
+    /// which they were written. Others need not wait: a write may reset a device, which takes its time.
+    order: Mutex<()>,
+    port: Mutex<RootPort>,
     /// The port's secondary bus register, where every access can look without a lock.
     secondary: AtomicU8,
     functions: [Option<Shared>; FUNCTIONS],
@@ -97,13 +92,15 @@ struct Placed {
     apertures: Apertures,
     bars: Vec<(usize, BarLayout, Shared)>,
     mapped: Vec<Mapped>,
+    /// Whose trouble is in the log already: a guest may cause it as often as it likes.
+    warned: BTreeSet<Key>,
     /// Where ECAM is on the bus.
     ecam: Option<AddressRange>,
 }
 
 /// One mapped BAR: its trapped range on the bus, and its direct parts, unmapped by their drop.
 struct Mapped {
-    key: (usize, u8),
+    key: Key,
     first: u64,
     io: bool,
     _direct: Vec<Box<dyn GuestMapping>>,
@@ -121,25 +118,23 @@ impl RootComplex {
             apertures: Apertures::new(forbidden, parts.physical_bits),
             bars: Vec::new(),
             mapped: Vec::new(),
+            warned: BTreeSet::new(),
             ecam: Some(parts.ecam),
         };
         let root = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             bus: parts.bus,
             mapper: parts.mapper,
-            control: parts.control,
-            writes: Mutex::new(()),
             host_bridge: Mutex::new(HostBridge::new(parts.ecam)),
             lpc: Mutex::new(Lpc::new(parts.power, parts.root_complex)),
             ports: RwLock::default(),
             placed: Mutex::new(placed),
             forbidden: parts.forbidden,
-            address: AtomicU32::new(0),
-            reset_kind: AtomicU8::new(0),
+            config_ports: Arc::new(ConfigPorts::new(Weak::clone(me), parts.control)),
         });
-        root.bus.insert_mmio(parts.ecam, Arc::new(Ecam(Weak::clone(&root.me))))?;
-        let ports = AddressRange::new(u64::from(CONFIG_PORTS), 8).unwrap_or(parts.ecam);
-        root.bus.insert_pio(ports, Arc::new(ConfigPorts(Weak::clone(&root.me))))?;
+        root.bus.insert_mmio(parts.ecam, Arc::new(Ecam::new(Weak::clone(&root.me))))?;
+        let ports = Arc::clone(&root.config_ports);
+        root.bus.insert_pio(ConfigPorts::range(), ports)?;
         Ok(root)
     }
 
@@ -148,7 +143,8 @@ impl RootComplex {
         let mut ports = self.ports.write().unwrap_or_else(PoisonError::into_inner);
         ports.push(Port {
             at: parts.at,
-            port: Arc::new(Mutex::new(RootPort::new(parts))),
+            order: Mutex::default(),
+            port: Mutex::new(RootPort::new(parts)),
             secondary: AtomicU8::new(parts.secondary),
             functions: Default::default(),
         });
@@ -179,14 +175,12 @@ impl RootComplex {
     /// Everything as after power-on: devices reset, BARs undecoded at the plan's addresses, ECAM where it was. No
     /// vCPU may run.
     pub fn reset(&self) {
-        let _order = lock(&self.writes);
         lock(&self.host_bridge).reset();
         lock(&self.lpc).reset();
-        self.address.store(0, Ordering::Relaxed);
-        self.reset_kind.store(0, Ordering::Relaxed);
+        self.config_ports.reset();
         self.move_ecam();
-        let ports = self.ports.read().unwrap_or_else(PoisonError::into_inner);
-        for (index, port) in ports.iter().enumerate() {
+        for (index, port) in self.ports().iter().enumerate() {
+            let _order = lock(&port.order);
             let mut bridge = lock(&port.port);
             bridge.reset();
             port.secondary.store(bridge.secondary(), Ordering::Relaxed);
@@ -219,27 +213,28 @@ impl RootComplex {
         }
     }
 
-    fn read(&self, bdf: Bdf, at: ConfigAccess) -> u32 {
+    /// A configuration register; all ones where nobody is.
+    pub(super) fn read(&self, bdf: Bdf, at: ConfigAccess) -> u32 {
         match (bdf.bus(), bdf.device(), bdf.function()) {
             (0, 0, 0) => lock(&self.host_bridge).config_read(at),
             (0, LPC_DEVICE, 0) => lock(&self.lpc).config_read(at),
-            (0, ..) => match self
-                .port(|port| port.at.same_slot(bdf) && port.at.function() == bdf.function())
-            {
-                Some((_, port)) => lock(&port).config_read(at),
+            (0, ..) => match self.ports().iter().find(|port| port.at == bdf) {
+                Some(port) => lock(&port.port).config_read(at),
                 None => at.all_ones(),
             },
-            (_, 0, number) => match self.behind(bdf.bus(), number) {
-                Some((_, function)) => lock(&function).config_read(at),
-                None => at.all_ones(),
-            },
+            (bus, 0, number) => {
+                let function = behind(&self.ports(), bus)
+                    .and_then(|(_, port)| port.function(number))
+                    .map(Arc::clone);
+                function.map_or(at.all_ones(), |function| lock(&function).config_read(at))
+            }
             // A PCIe link has one device, number 0.
             _ => at.all_ones(),
         }
     }
 
-    fn write(&self, bdf: Bdf, at: ConfigAccess, value: u32) {
-        let _order = lock(&self.writes);
+    /// Writes a configuration register, and carries out what follows from it.
+    pub(super) fn write(&self, bdf: Bdf, at: ConfigAccess, value: u32) {
         match (bdf.bus(), bdf.device(), bdf.function()) {
             (0, 0, 0) => {
                 lock(&self.host_bridge).config_write(at, value);
@@ -249,50 +244,43 @@ impl RootComplex {
                 lock(&self.lpc).config_write(at, value);
             }
             (0, ..) => self.write_port(bdf, at, value),
-            (_, 0, number) => {
-                if let Some((owner, function)) = self.behind(bdf.bus(), number) {
-                    let changes = lock(&function).config_write(at, value);
-                    self.apply(owner, &changes);
-                }
+            (bus, 0, number) => {
+                let ports = self.ports();
+                let Some((index, port)) = behind(&ports, bus) else { return };
+                let Some(function) = port.function(number) else { return };
+                let _order = lock(&port.order);
+                let changes = lock(function).config_write(at, value);
+                self.apply(index * FUNCTIONS + usize::from(number), &changes);
             }
             _ => {}
         }
     }
 
     fn write_port(&self, bdf: Bdf, at: ConfigAccess, value: u32) {
-        let same = |port: &Port| port.at.same_slot(bdf) && port.at.function() == bdf.function();
-        let Some((index, port)) = self.port(same) else { return };
-        let mut bridge = lock(&port);
+        let ports = self.ports();
+        let Some((index, port)) = ports.iter().enumerate().find(|(_, port)| port.at == bdf) else {
+            return;
+        };
+        let _order = lock(&port.order);
+        let mut bridge = lock(&port.port);
         bridge.config_write(at, value);
-        let (secondary, bus_reset) = (bridge.secondary(), bridge.take_bus_reset());
+        let bus_reset = bridge.take_bus_reset();
+        port.secondary.store(bridge.secondary(), Ordering::Relaxed);
         drop(bridge);
-        let ports = self.ports.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(port) = ports.get(index) {
-            port.secondary.store(secondary, Ordering::Relaxed);
-            if bus_reset {
-                self.reset_behind(index, port);
-            }
+        if bus_reset {
+            self.reset_behind(index, port);
         }
     }
 
-    fn port(&self, which: impl Fn(&Port) -> bool) -> Option<(usize, Arc<Mutex<RootPort>>)> {
-        let ports = self.ports.read().unwrap_or_else(PoisonError::into_inner);
-        let index = ports.iter().position(which)?;
-        Some((index, Arc::clone(&ports.get(index)?.port)))
-    }
-
-    /// The function behind the port whose secondary bus this is, with its number as an owner of BARs.
-    fn behind(&self, bus: u8, number: u8) -> Option<(usize, Shared)> {
-        let ports = self.ports.read().unwrap_or_else(PoisonError::into_inner);
-        let index = ports.iter().position(|port| port.secondary.load(Ordering::Relaxed) == bus)?;
-        let function = ports.get(index)?.functions.get(usize::from(number))?.as_ref()?;
-        Some((index * FUNCTIONS + usize::from(number), Arc::clone(function)))
+    fn ports(&self) -> RwLockReadGuard<'_, Vec<Port>> {
+        self.ports.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// ECAM follows the host bridge's register.
     fn move_ecam(&self) {
-        let wanted = lock(&self.host_bridge).ecam();
+        // Asked under the lock, so that of two writers the later one's value stays.
         let mut placed = lock(&self.placed);
+        let wanted = lock(&self.host_bridge).ecam();
         if placed.ecam == wanted {
             return;
         }
@@ -304,7 +292,7 @@ impl RootComplex {
         let ops = placed.apertures.forbid(forbidden);
         self.carry_out(&mut placed, &ops);
         if let Some(range) = wanted {
-            match self.bus.insert_mmio(range, Arc::new(Ecam(Weak::clone(&self.me)))) {
+            match self.bus.insert_mmio(range, Arc::new(Ecam::new(Weak::clone(&self.me)))) {
                 Ok(()) => placed.ecam = Some(range),
                 Err(error) => log::debug!("the guest put ECAM on something else: {error}"),
             }
@@ -340,13 +328,12 @@ impl RootComplex {
                     }
                 }
                 Op::Map(key, range) => {
-                    let bar = placed
-                        .bars
+                    let Placed { bars, mapped, warned, .. } = &mut *placed;
+                    let bar = bars
                         .iter()
                         .find(|(owner, layout, _)| (*owner, layout.spec.index.get()) == key);
                     if let Some((_, layout, function)) = bar {
-                        let mapped = self.map(key, range, layout, function);
-                        placed.mapped.push(mapped);
+                        mapped.extend(self.map(key, range, layout, function, warned));
                     }
                 }
             }
@@ -357,37 +344,55 @@ impl RootComplex {
         if bar.io { self.bus.remove_pio(bar.first) } else { self.bus.remove_mmio(bar.first) }
     }
 
+    /// `None` when something else is on the bus there, which the bus then keeps.
     fn map(
         &self,
-        key: (usize, u8),
+        key: Key,
         range: AddressRange,
         layout: &BarLayout,
         function: &Shared,
-    ) -> Mapped {
-        let io = layout.spec.kind == BarKind::Io;
-        let target = Arc::new(Bar { function: Arc::clone(function), bar: layout.spec.index });
+        warned: &mut BTreeSet<Key>,
+    ) -> Option<Mapped> {
+        let (io, index) = (layout.spec.kind == BarKind::Io, layout.spec.index);
+        let target = Arc::new(Bar { function: Arc::clone(function), bar: index });
         let inserted = if io {
             self.bus.insert_pio(range, target)
         } else {
             self.bus.insert_mmio(range, target)
         };
         if let Err(error) = inserted {
-            log::warn!("{} of a passed device is not reachable: {error}", layout.spec.index);
+            if warned.insert(key) {
+                log::warn!("{index} of a passed device is not reachable: {error}");
+            }
+            return None;
         }
         let direct = layout.direct.iter().filter_map(|area| {
             let first = range.first().checked_add(area.offset)?;
             let part =
                 AddressRange::new(first, area.memory.len).filter(|part| range.encloses(*part))?;
             // Without the mapping every access is trapped: slow, but right.
-            self.mapper
-                .map(part, area.memory)
-                .inspect_err(|error| {
-                    log::warn!("{} at {part} is trapped: {error}", layout.spec.index)
-                })
-                .ok()
+            let mapping = self.mapper.map(part, area.memory);
+            if let Err(error) = &mapping
+                && warned.insert(key)
+            {
+                log::warn!("{index} at {part} is trapped: {error}");
+            }
+            mapping.ok()
         });
-        Mapped { key, first: range.first(), io, _direct: direct.collect() }
+        let direct = direct.collect();
+        Some(Mapped { key, first: range.first(), io, _direct: direct })
     }
+}
+
+impl Port {
+    fn function(&self, number: u8) -> Option<&Shared> {
+        self.functions.get(usize::from(number))?.as_ref()
+    }
+}
+
+/// The port whose secondary bus this is, with its index.
+fn behind(ports: &[Port], bus: u8) -> Option<(usize, &Port)> {
+    ports.iter().enumerate().find(|(_, port)| port.secondary.load(Ordering::Relaxed) == bus)
 }
 
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -441,107 +446,6 @@ impl DevicePio for Bar {
 
     fn pio_write(&self, _: PioAddress, offset: PioAddressOffset, data: &[u8]) {
         lock(&self.function).bar_write(self.bar, u64::from(offset), data);
-    }
-}
-
-/// ECAM (PCIe Base 5.0, 7.2.2): bus, device, function and register are the address.
-struct Ecam(Weak<RootComplex>);
-
-impl Ecam {
-    /// An access in pieces that configuration space takes: naturally aligned, 4 bytes at most.
-    fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (usize, u64, u8)> {
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            let left = len.checked_sub(at).filter(|left| *left > 0)?;
-            let here = offset.wrapping_add(at as u64);
-            let piece = [4_u8, 2, 1].into_iter().find(|piece| {
-                here.is_multiple_of(u64::from(*piece)) && usize::from(*piece) <= left
-            })?;
-            let start = at;
-            at += usize::from(piece);
-            Some((start, here, piece))
-        })
-    }
-
-    fn decode(address: u64, len: u8) -> Option<(Bdf, ConfigAccess)> {
-        let bus = u8::try_from(address >> 20).ok()?;
-        let bdf = Bdf::new(0, bus, (address >> 15 & 31) as u8, (address >> 12 & 7) as u8)?;
-        Some((bdf, ConfigAccess::new((address & 0xfff) as u16, len)?))
-    }
-}
-
-impl DeviceMmio for Ecam {
-    fn mmio_read(&self, _: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
-        data.fill(0xff);
-        let Some(root) = self.0.upgrade() else { return };
-        for (start, address, len) in Self::pieces(offset, data.len()) {
-            if let (Some((bdf, at)), Some(part)) =
-                (Self::decode(address, len), data.get_mut(start..start + usize::from(len)))
-            {
-                part.copy_from_slice(&root.read(bdf, at).to_le_bytes()[..usize::from(len)]);
-            }
-        }
-    }
-
-    fn mmio_write(&self, _: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
-        let Some(root) = self.0.upgrade() else { return };
-        for (start, address, len) in Self::pieces(offset, data.len()) {
-            if let (Some((bdf, at)), Some(part)) =
-                (Self::decode(address, len), data.get(start..start + usize::from(len)))
-            {
-                root.write(bdf, at, value(part));
-            }
-        }
-    }
-}
-
-fn value(bytes: &[u8]) -> u32 {
-    bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
-}
-
-/// 0xCF8 to 0xCFF. The address register takes 32-bit accesses only; a byte at 0xCF9 is the reset control register.
-struct ConfigPorts(Weak<RootComplex>);
-
-impl ConfigPorts {
-    fn target(root: &RootComplex, offset: u16, len: usize) -> Option<(Bdf, ConfigAccess)> {
-        let address = root.address.load(Ordering::Relaxed);
-        if address & ADDRESS_ENABLE == 0 {
-            return None;
-        }
-        let (bus, device, function) =
-            ((address >> 16) as u8, (address >> 11 & 31) as u8, (address >> 8 & 7) as u8);
-        let register = (address & 0xfc) as u16 + offset.checked_sub(CONFIG_DATA)?;
-        let len = u8::try_from(len).ok()?;
-        Some((Bdf::new(0, bus, device, function)?, ConfigAccess::new(register, len)?))
-    }
-}
-
-impl DevicePio for ConfigPorts {
-    fn pio_read(&self, _: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
-        data.fill(0xff);
-        let Some(root) = self.0.upgrade() else { return };
-        let len = data.len();
-        if offset == 0 && len == 4 {
-            data.copy_from_slice(&root.address.load(Ordering::Relaxed).to_le_bytes());
-        } else if offset == RESET_CONTROL && len == 1 {
-            data.fill(root.reset_kind.load(Ordering::Relaxed));
-        } else if let Some((bdf, at)) = Self::target(&root, offset, len) {
-            data.copy_from_slice(&root.read(bdf, at).to_le_bytes()[..len]);
-        }
-    }
-
-    fn pio_write(&self, _: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        let Some(root) = self.0.upgrade() else { return };
-        if offset == 0 && data.len() == 4 {
-            root.address.store(value(data), Ordering::Relaxed);
-        } else if let (RESET_CONTROL, [byte]) = (offset, data) {
-            root.reset_kind.store(byte & RESET_KIND, Ordering::Relaxed);
-            if byte & RESET_CPU != 0 {
-                root.control.reset();
-            }
-        } else if let Some((bdf, at)) = Self::target(&root, offset, data.len()) {
-            root.write(bdf, at, value(data));
-        }
     }
 }
 

@@ -1,4 +1,8 @@
-use std::{io, sync::atomic::AtomicUsize};
+use std::{
+    io,
+    sync::{atomic::AtomicUsize, mpsc},
+    time::Duration,
+};
 
 use strait_resources::bar::BarSpec;
 
@@ -68,7 +72,8 @@ impl PciFunction for Device {
         vec![BarLayout { spec, direct: vec![DirectArea { offset: 0x1000, memory }] }]
     }
     fn config_read(&mut self, at: ConfigAccess) -> u32 {
-        value(&self.config[usize::from(at.offset())..][..usize::from(at.len())])
+        let bytes = &self.config[usize::from(at.offset())..][..usize::from(at.len())];
+        bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
     }
     fn config_write(&mut self, at: ConfigAccess, value: u32) -> BarChanges {
         let before = self.placement();
@@ -258,4 +263,113 @@ fn clearing_takes_every_function_out() {
     assert_eq!(fixture.read(at(1, 0, 0), 4), 0xffff_ffff);
     assert_eq!(fixture.read(BAR + 0x42, 1), 0xff);
     assert_eq!(Arc::strong_count(&fixture.resets), 1, "the device is dropped");
+}
+
+#[test]
+fn data_port_takes_a_word_at_an_odd_port() {
+    let fixture = fixture();
+    fixture.bus.pio_write(0xcf8, &0x8001_0000_u32.to_le_bytes());
+    let mut data = [0u8; 2];
+    fixture.bus.pio_read(0xcfd, &mut data);
+    assert_eq!(data, [0x12, 0x78]);
+    fixture.bus.pio_write(0xcf8, &0x8001_0060_u32.to_le_bytes());
+    fixture.bus.pio_write(0xcfd, &[0xaa, 0xbb]);
+    assert_eq!(fixture.read(at(1, 0, 0x60), 4), 0x00bb_aa00);
+}
+
+/// A function with one I/O BAR of 8 ports; BAR 0 is written whole and decodes whenever it is not 0.
+struct Ports(u32);
+
+impl PciFunction for Ports {
+    fn bars(&self) -> Vec<BarLayout> {
+        let spec = BarSpec { index: BarIndex::new(0).unwrap(), kind: BarKind::Io, size: 8 };
+        vec![BarLayout { spec, direct: Vec::new() }]
+    }
+    fn config_read(&mut self, _: ConfigAccess) -> u32 {
+        self.0
+    }
+    fn config_write(&mut self, _: ConfigAccess, value: u32) -> BarChanges {
+        self.0 = value;
+        let (bar, address) = (BarIndex::new(0).unwrap(), u64::from(value));
+        vec![BarPlacement { bar, address, decoded: value != 0, answers: true }]
+    }
+    fn bar_read(&mut self, _: BarIndex, offset: u64, data: &mut [u8]) {
+        data.fill(offset as u8);
+    }
+    fn bar_write(&mut self, _: BarIndex, _: u64, _: &[u8]) {}
+    fn reset(&mut self) -> BarChanges {
+        Vec::new()
+    }
+}
+
+#[test]
+fn io_bar_put_on_the_machines_own_ports_neither_gets_nor_removes_them() {
+    let fixture = fixture();
+    fixture.root.add_function(0, 1, Box::new(Ports(0)));
+    let bar = at(1, 0, 0x10) + (1 << 12);
+    fixture.write(bar, 0xcf8);
+    fixture.write(bar, 0x4000);
+    fixture.bus.pio_write(0xcf8, &0x8000_0000_u32.to_le_bytes());
+    let mut data = [0u8; 4];
+    fixture.bus.pio_read(0xcfc, &mut data);
+    assert_eq!(u32::from_le_bytes(data), 0x29c0_8086, "still the configuration ports");
+    fixture.bus.pio_read(0x4005, &mut data[..1]);
+    assert_eq!(data[0], 5, "and the BAR is where it went next");
+}
+
+/// A function that says when a configuration write, a reset for example, begins, and ends it when it is told to.
+struct Slow {
+    began: mpsc::Sender<()>,
+    end: mpsc::Receiver<()>,
+}
+
+impl PciFunction for Slow {
+    fn bars(&self) -> Vec<BarLayout> {
+        Vec::new()
+    }
+    fn config_read(&mut self, _: ConfigAccess) -> u32 {
+        0
+    }
+    fn config_write(&mut self, _: ConfigAccess, _: u32) -> BarChanges {
+        self.began.send(()).unwrap();
+        assert!(self.end.recv().is_err(), "nothing is sent, the channel closes");
+        Vec::new()
+    }
+    fn bar_read(&mut self, _: BarIndex, _: u64, _: &mut [u8]) {}
+    fn bar_write(&mut self, _: BarIndex, _: u64, _: &[u8]) {}
+    fn reset(&mut self) -> BarChanges {
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_function_in_a_long_reset_holds_up_nobody_behind_another_port() {
+    let fixture = fixture();
+    let ((began, has_begun), (release, end)) = (mpsc::channel(), mpsc::channel::<()>());
+    let port = fixture.root.add_port(RootPortParts {
+        at: Bdf::new(0, 0, 2, 0).unwrap(),
+        multifunction: false,
+        secondary: 2,
+        io: None,
+        memory: None,
+        prefetchable: None,
+        slot: 2,
+        link: Link::default(),
+    });
+    fixture.root.add_function(port, 0, Box::new(Slow { began, end }));
+    let (done, is_done) = mpsc::channel();
+    let others = std::thread::scope(|scope| {
+        scope.spawn(|| fixture.write(at(2, 0, 4), 1));
+        has_begun.recv().unwrap();
+        scope.spawn(|| {
+            fixture.write(at(1, 0, 4), 2);
+            fixture.write(at(0, 1, 4), 2);
+            done.send(()).unwrap();
+        });
+        let others = is_done.recv_timeout(Duration::from_secs(10));
+        drop(release);
+        others
+    });
+    assert_eq!(others, Ok(()));
+    assert_eq!(fixture.read(BAR + 0x42, 1), 0x42);
 }
