@@ -61,10 +61,11 @@ impl Rtc {
     fn with_clock(low_ram: u64, high_ram: u64, now: fn() -> Duration) -> Self {
         let mut memory = [0; 128];
         memory[usize::from(STATUS_B)] = B_24_HOURS;
-        let chunks = |bytes: u64| (bytes >> 16).to_le_bytes();
+        // Two and three bytes: what does not fit is shown as the largest that does, not as its remainder.
+        let chunks = |bytes: u64, most: u64| (bytes >> 16).min(most).to_le_bytes();
         memory[ABOVE_16M..ABOVE_16M + 2]
-            .copy_from_slice(&chunks(low_ram.saturating_sub(16 << 20))[..2]);
-        memory[ABOVE_4G..ABOVE_4G + 3].copy_from_slice(&chunks(high_ram)[..3]);
+            .copy_from_slice(&chunks(low_ram.saturating_sub(16 << 20), 0xffff)[..2]);
+        memory[ABOVE_4G..ABOVE_4G + 3].copy_from_slice(&chunks(high_ram, 0xff_ffff)[..3]);
         Self { state: Mutex::new(State { index: 0, memory }), now }
     }
 
@@ -222,6 +223,12 @@ mod tests {
         let rtc = Rtc::new(2 << 30, 6 << 30);
         assert_eq!([read(&rtc, 0x34), read(&rtc, 0x35)], [0x00, 0x7f]);
         assert_eq!([read(&rtc, 0x5b), read(&rtc, 0x5c), read(&rtc, 0x5d)], [0x00, 0x80, 0x01]);
+    }
+
+    #[test]
+    fn ram_above_a_tebibyte_is_shown_as_the_most_there_is_room_for() {
+        let rtc = Rtc::with_clock(0, 1 << 40, || Duration::ZERO);
+        assert_eq!([read(&rtc, 0x5b), read(&rtc, 0x5c), read(&rtc, 0x5d)], [0xff; 3]);
     }
 
     #[test]

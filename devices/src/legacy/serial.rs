@@ -84,6 +84,8 @@ impl DevicePio for Serial {
         if let (Ok(offset), [byte]) = (u8::try_from(offset), data) {
             // What cannot be written is lost; a guest must not stop for its console.
             let _ = state.uart.write(offset, *byte);
+            // It may have left loopback mode, in which typed bytes wait.
+            state.feed();
         }
     }
 }
@@ -139,6 +141,19 @@ mod tests {
             got.push(read(&serial, 0));
         }
         assert_eq!(got, typed);
+    }
+
+    #[test]
+    fn what_is_typed_in_loopback_mode_arrives_when_it_ends() {
+        let (serial, _, event) = serial();
+        let (interrupt_enable, modem_control) = (1, 4);
+        serial.pio_write(PioAddress(0x3f8), interrupt_enable, &[1]);
+        serial.pio_write(PioAddress(0x3f8), modem_control, &[0x10]);
+        serial.input(b"x");
+        assert!(event.read().is_err(), "the line is cut");
+        serial.pio_write(PioAddress(0x3f8), modem_control, &[0]);
+        assert!(event.read().is_ok(), "an interrupt, for a guest that waits for one");
+        assert_eq!(read(&serial, 0), b'x');
     }
 
     #[test]
