@@ -113,6 +113,8 @@ fn merge(masks: &mut [u8], at: u16, mask: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::pci::regs::capability;
 
@@ -159,5 +161,32 @@ mod tests {
         );
         assert_eq!((space.get8(0x80), space.get8(0x81)), (capability::PM, 0));
         assert_ne!(space.get16(regs::STATUS) & regs::STATUS_CAPABILITIES, 0);
+    }
+
+    proptest! {
+        /// However a dword is written, in bytes, words or at once, the same bits end up in it, and every width reads
+        /// its own part of them.
+        #[test]
+        fn narrow_accesses_add_up_to_a_wide_one(
+            old: u32, new: u32, writable: u32, cleared: u32, width in 0..3_u8,
+        ) {
+            let cleared = cleared & !writable;
+            let mut space = ConfigSpace::new((1, 1), 0x0600, 0);
+            space.set32(0x80, old);
+            space.allow32(0x80, writable);
+            space.clear16(0x80, cleared as u16);
+            space.clear16(0x82, (cleared >> 16) as u16);
+            let len = 1_u8 << width;
+            let offsets = || (0..4_u16).step_by(len.into());
+            for offset in offsets() {
+                space.write(at(0x80 + offset, len), new >> (8 * offset));
+            }
+            let expected = (old & !writable | new & writable) & !(new & cleared);
+            prop_assert_eq!(space.read(at(0x80, 4)), expected);
+            for offset in offsets() {
+                let at = at(0x80 + offset, len);
+                prop_assert_eq!(space.read(at), expected >> (8 * offset) & at.all_ones());
+            }
+        }
     }
 }
