@@ -169,7 +169,8 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
     let p2p = match config.p2p {
         P2p::On => true,
         P2p::Off => false,
-        P2p::Auto => devices.count() > 1,
+        // Functions of one slot are one device and rarely talk to each other; mapping a large BAR is not cheap.
+        P2p::Auto => selection.slots.len() > 1,
     };
     let slots = Arc::new(Memslots::new(&vm, dma.clone().filter(|_| p2p)));
     let ram_slots = ram
@@ -207,6 +208,7 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
         }
     }
     watch(&mut events, &devices, selection)?;
+    let resets = devices.reset_plan();
 
     let vcpus = vcpus(config, &host, &vm, &supported)?;
     Ok(Machine {
@@ -223,6 +225,7 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
         power,
         root,
         bus,
+        resets,
         devices,
         dma,
         ram_slots,

@@ -10,7 +10,10 @@ use strait_arch::{
     regs,
 };
 use strait_devices::{
-    bus::Bus, legacy::acpi_pm::AcpiPm, pci::root::RootComplex, vfio::dma::DmaDomain,
+    bus::Bus,
+    legacy::acpi_pm::AcpiPm,
+    pci::root::RootComplex,
+    vfio::{dma::DmaDomain, hot_reset::ResetPlan},
 };
 use strait_resources::{codes, failure::Failure};
 
@@ -34,6 +37,7 @@ pub(crate) struct Machine {
     pub(crate) power: Arc<AcpiPm>,
     pub(crate) root: Arc<RootComplex>,
     pub(crate) bus: Arc<Bus>,
+    pub(crate) resets: ResetPlan,
     pub(crate) devices: Opened,
     pub(crate) dma: Option<Arc<DmaDomain>>,
     pub(crate) ram_slots: Vec<Memslot>,
@@ -93,11 +97,11 @@ impl Machine {
 
     /// The way back: what signals and maps goes before what it signals and maps into.
     fn take_apart(self) {
-        let Self { events, root, bus, devices, dma, ram_slots, vm, ram, .. } = self;
+        let Self { events, root, bus, resets, devices, dma, ram_slots, vm, ram, .. } = self;
         drop(events);
         root.clear();
         drop((root, bus));
-        drop(devices);
+        drop((resets, devices));
         drop(dma);
         drop(ram_slots);
         drop(vm);
@@ -138,6 +142,12 @@ impl Machine {
     /// Everything as at the start, with devices reset and RAM as the guest left it. No vCPU runs.
     fn reset(&self) -> Result<(), Failure> {
         self.root.reset();
+        for reset in &self.resets.hot {
+            if let Err(error) = reset.perform() {
+                let functions: Vec<String> = reset.functions().map(|bdf| bdf.to_string()).collect();
+                log::warn!("{} keep their state over the reboot: {error}", functions.join(", "));
+            }
+        }
         self.devices.check_alive()?;
         self.power.reset();
         self.vm.reset()?;

@@ -16,6 +16,7 @@ use strait_devices::{
         bars::presented_bars,
         dma::DmaDomain,
         function::{VfioFunction, VfioParts},
+        hot_reset::ResetPlan,
         kernel::KernelDevice,
         rom::RomSource,
     },
@@ -47,6 +48,8 @@ pub(crate) struct Slot {
 pub(crate) struct Chosen {
     /// Function number in the guest.
     pub(crate) number: u8,
+    /// The user chose the number.
+    fixed: bool,
     /// What the host knows of it.
     pub(crate) host: HostFunction,
     rom: RomSource,
@@ -115,8 +118,9 @@ fn arrange(wanted: &[VfioConfig], resolved: Vec<check::Slot>) -> Result<Vec<Slot
         });
         for host in slot.functions {
             let number = device.guest_function.unwrap_or_else(|| host.bdf.function());
+            let fixed = device.guest_function.is_some();
             let rom = read_rom(device, &host)?;
-            homes[at].functions.push(Chosen { number, host, rom });
+            homes[at].functions.push(Chosen { number, fixed, host, rom });
         }
     }
     for slot in &mut homes {
@@ -125,12 +129,16 @@ fn arrange(wanted: &[VfioConfig], resolved: Vec<check::Slot>) -> Result<Vec<Slot
     Ok(homes)
 }
 
-/// Gives out guest function numbers: the host's where they can stay. A device without function 0 is not
+/// Gives out guest function numbers: the user's, else the host's where they can stay. A device without function 0 is not
 /// found by any operating system, so when none of them has it the lowest takes it.
 fn number(slot: &mut Slot) -> Result<(), Failure> {
     slot.functions.sort_by_key(|function| function.number);
-    if let Some(first) = slot.functions.first_mut() {
-        first.number = 0;
+    if slot.functions.iter().all(|function| function.number != 0) {
+        // The configuration has refused a bus whose numbers are all the user's without a 0 among them.
+        if let Some(first) = slot.functions.iter_mut().find(|function| !function.fixed) {
+            first.number = 0;
+        }
+        slot.functions.sort_by_key(|function| function.number);
     }
     let mut seen: BTreeMap<u8, Bdf> = BTreeMap::new();
     for function in &slot.functions {
@@ -234,9 +242,14 @@ impl Opened {
         Self { devices: Vec::new() }
     }
 
-    /// How many functions there are.
-    pub(crate) fn count(&self) -> usize {
-        self.devices.iter().map(Vec::len).sum()
+    /// How functions without a reset of their own are reset; said at once where there is no way.
+    pub(crate) fn reset_plan(&self) -> ResetPlan {
+        let devices: Vec<_> = self.devices.iter().flatten().map(Arc::clone).collect();
+        let plan = ResetPlan::new(&devices);
+        for (bdf, reason) in &plan.without {
+            log::warn!("{bdf} keeps its state over guest reboots: {reason}");
+        }
+        plan
     }
 
     /// After a reset: does every device answer?

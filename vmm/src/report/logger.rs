@@ -25,7 +25,9 @@ const fn level(verbose: u8) -> LevelFilter {
 
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+        // vfio-ioctls warns of each interrupt type and region that a device lacks; strait asks the kernel itself.
+        let noise = metadata.target().starts_with("vfio_ioctls") && metadata.level() > Level::Error;
+        metadata.level() <= log::max_level() && (!noise || log::max_level() >= LevelFilter::Debug)
     }
 
     fn log(&self, record: &Record<'_>) {
