@@ -54,13 +54,20 @@ pub(crate) struct Image {
     pub(crate) apic_ids: Vec<u32>,
     pub(crate) kernel: Kernel,
     pub(crate) power_on: kvm_sregs,
+    /// The guest has no better clock than the PM timer.
+    pub(crate) pm_timer: bool,
 }
 
 impl Image {
     /// Writes kernel, initramfs, command line and ACPI tables; says how the boot CPU starts. The same each time: the
     /// plan does not change.
     fn load(&self, ram: &GuestRam) -> Result<BootState, Failure> {
-        let machine = AcpiMachine { apic_ids: &self.apic_ids, plan: &self.plan, extra: &[] };
+        let machine = AcpiMachine {
+            apic_ids: &self.apic_ids,
+            plan: &self.plan,
+            pm_timer: self.pm_timer,
+            extra: &[],
+        };
         let tables = acpi::build(&machine).map_err(|error| {
             Failure::new(&codes::E9001, error.to_string(), "use fewer vCPUs").source(error)
         })?;

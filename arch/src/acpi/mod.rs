@@ -25,6 +25,9 @@ pub struct AcpiMachine<'a> {
     pub apic_ids: &'a [u32],
     /// Windows, ports and holes.
     pub plan: &'a Plan,
+    /// Is the PM timer announced? Each read of it is an exit to the monitor, and Linux takes it as the judge of its TSC:
+    /// a guest that has a better clock should not find it (ACPI 6.5, 5.2.9: it is optional).
+    pub pm_timer: bool,
     /// Whole tables to add as they are (`--acpi-table`), each with its header and checksum.
     pub extra: &'a [Vec<u8>],
 }
@@ -60,7 +63,7 @@ pub fn build(machine: &AcpiMachine<'_>) -> Result<AcpiTables, AcpiTooLarge> {
     let facs = room.place(tables::facs());
     let dsdt = room.place(dsdt::dsdt(machine));
     let mut listed = vec![
-        room.place(tables::fadt(dsdt, facs)),
+        room.place(tables::fadt(dsdt, facs, machine.pm_timer)),
         room.place(tables::madt(machine.apic_ids)),
         room.place(tables::mcfg(machine.plan)),
         room.place(tables::waet()),

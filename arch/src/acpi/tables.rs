@@ -27,7 +27,7 @@ const CMOS_CENTURY: u8 = 0x32;
 
 const HEADER: u32 = 36;
 
-pub(super) fn fadt(dsdt: u64, facs: u64) -> Vec<u8> {
+pub(super) fn fadt(dsdt: u64, facs: u64, pm_timer: bool) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION);
     // Below 1 MiB: the 32-bit fields hold both. X_DSDT says the same again for who reads no other; a second address
     // for the FACS would be a second FACS.
@@ -39,9 +39,13 @@ pub(super) fn fadt(dsdt: u64, facs: u64) -> Vec<u8> {
     let [event, control, timer] = blocks.map(|(port, len)| port_block(port, len));
     fadt.pm1a_evt_blk = u32::from(layout::PM1_EVENT).into();
     fadt.pm1a_cnt_blk = u32::from(layout::PM1_CONTROL).into();
-    fadt.pm_tmr_blk = u32::from(layout::PM_TIMER).into();
-    (fadt.pm1_evt_len, fadt.pm1_cnt_len, fadt.pm_tmr_len) = (4, 2, 4);
-    (fadt.x_pm1a_evt_blk, fadt.x_pm1a_cnt_blk, fadt.x_pm_tmr_blk) = (event, control, timer);
+    (fadt.pm1_evt_len, fadt.pm1_cnt_len) = (4, 2);
+    (fadt.x_pm1a_evt_blk, fadt.x_pm1a_cnt_blk) = (event, control);
+    if pm_timer {
+        fadt.pm_tmr_blk = u32::from(layout::PM_TIMER).into();
+        fadt.pm_tmr_len = 4;
+        fadt.x_pm_tmr_blk = timer;
+    }
     (fadt.p_lvl2_lat, fadt.p_lvl3_lat) = (NO_C2.into(), NO_C3.into());
     fadt.century = CMOS_CENTURY;
     fadt.iapc_boot_arch = BOOT_ARCH.into();

@@ -40,7 +40,7 @@ fn plan() -> Plan {
 
 fn tables(cpus: u32) -> AcpiTables {
     let apic_ids: Vec<u32> = (0..cpus).collect();
-    build(&AcpiMachine { apic_ids: &apic_ids, plan: &plan(), extra: &[] }).unwrap()
+    build(&AcpiMachine { apic_ids: &apic_ids, plan: &plan(), pm_timer: true, extra: &[] }).unwrap()
 }
 
 fn table(tables: &AcpiTables, signature: &[u8; 4]) -> Vec<u8> {
@@ -81,8 +81,13 @@ fn root_pointer_leads_to_every_table() {
 
 #[test]
 fn cpus_with_large_apic_ids_get_x2apic_entries() {
-    let tables =
-        build(&AcpiMachine { apic_ids: &[0, 254, 255, 300], plan: &plan(), extra: &[] }).unwrap();
+    let tables = build(&AcpiMachine {
+        apic_ids: &[0, 254, 255, 300],
+        plan: &plan(),
+        pm_timer: true,
+        extra: &[],
+    })
+    .unwrap();
     let madt = table(&tables, b"APIC");
     let (mut at, mut kinds) = (44, Vec::new());
     while at < madt.len() {
@@ -100,6 +105,18 @@ fn small_apic_ids_need_no_x2apic_entries() {
 }
 
 #[test]
+fn pm_timer_that_is_not_announced_has_no_address_and_no_length() {
+    for pm_timer in [true, false] {
+        let machine = AcpiMachine { apic_ids: &[0], plan: &plan(), pm_timer, extra: &[] };
+        let fadt = table(&build(&machine).unwrap(), b"FACP");
+        let port = u32::from_le_bytes(fadt[76..80].try_into().unwrap());
+        let expected = if pm_timer { (u32::from(layout::PM_TIMER), 4) } else { (0, 0) };
+        assert_eq!((port, fadt[91]), expected);
+        assert_eq!(fadt[208..220].iter().all(|byte| *byte == 0), !pm_timer);
+    }
+}
+
+#[test]
 fn tables_of_255_cpus_fit() {
     tables(255);
 }
@@ -107,7 +124,9 @@ fn tables_of_255_cpus_fit() {
 #[test]
 fn tables_that_do_not_fit_are_an_error() {
     let extra = [vec![0; 100_000]];
-    let error = build(&AcpiMachine { apic_ids: &[0], plan: &plan(), extra: &extra }).unwrap_err();
+    let error =
+        build(&AcpiMachine { apic_ids: &[0], plan: &plan(), pm_timer: true, extra: &extra })
+            .unwrap_err();
     assert!(error.need > error.room);
 }
 
