@@ -8,6 +8,7 @@ use std::{io, sync::Arc};
 
 use kvm_bindings::CpuId;
 use strait_arch::{
+    boot,
     cpuid::{CpuidSpec, KVM_APIC_KHZ, apic_id, guest_cpuid},
     layout,
     plan::{Plan, PlanRequest, PortRequest},
@@ -39,7 +40,7 @@ use strait_resources::{
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::{
-    config::{Hide, P2p, Pages, RunConfig, Serial},
+    config::{Hide, Kernel, P2p, Pages, RunConfig, Serial},
     control::{Control, install_kick_handler},
     events::{EventLoop, open_serial},
     irq::{KvmIrqLine, KvmMsiRouter, Routes},
@@ -54,6 +55,9 @@ use crate::{
 /// Builds the machine, runs it until its end, takes it apart. The exit status, or why there is no machine.
 pub(crate) fn run(config: &RunConfig) -> Result<u8, Failure> {
     let sysroot = Sysroot::host();
+    let Kernel { path, initramfs, cmdline, boot: mode } = &config.kernel;
+    boot::check(path, initramfs.as_deref(), cmdline, *mode, config.memory.size)
+        .map_err(|error| error.into_failure())?;
     let selection = Selection::find(&sysroot, &config.vfio)?;
     report::warnings(&selection.warnings);
     if config.dry_run {

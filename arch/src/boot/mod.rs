@@ -190,6 +190,81 @@ impl Limits {
     }
 }
 
+/// Looks at the files without loading them: what [`load`] would refuse for their kind, size or length is refused here,
+/// before a machine is made. `ram` is the guest's in bytes.
+///
+/// # Errors
+/// As [`load`]; a bzImage whose payload turns out to be broken or too large is left to that.
+pub fn check(
+    kernel: &Path,
+    initramfs: Option<&Path>,
+    cmdline: &str,
+    mode: BootMode,
+    ram: u64,
+) -> Result<(), BootError> {
+    let low = ram.min(layout::LOW_RAM_MAX);
+    let read = |source| BootError::Read { path: kernel.to_owned(), source };
+    let (mut file, head) = open_kernel(kernel)?;
+    let (end, limits) = match kind(kernel, &head, mode)? {
+        Kind::Elf => (elf_end(kernel, &mut file)?, Limits::UNTOLD),
+        Kind::BzImage => {
+            let len = file.seek(io::SeekFrom::End(0)).map_err(read)?;
+            (layout::HIGH_MEMORY_START.saturating_add(len), Limits::of_bzimage(&head))
+        }
+    };
+    if end > low {
+        return Err(BootError::KernelTooBig { path: kernel.to_owned(), end, low });
+    }
+    if let Some(path) = initramfs {
+        let len = Initramfs::open(path)?.len;
+        let room = low.saturating_sub(end);
+        if len > room {
+            return Err(BootError::InitramfsTooBig { path: path.to_owned(), len, room });
+        }
+    }
+    match (cmdline.len(), limits.cmdline) {
+        (len, limit) if len > limit => Err(BootError::CmdlineTooLong { len, limit }),
+        _ => Ok(()),
+    }
+}
+
+/// What a kernel file is.
+enum Kind {
+    Elf,
+    BzImage,
+}
+
+fn kind(path: &Path, head: &[u8], mode: BootMode) -> Result<Kind, BootError> {
+    let not = |what| BootError::NotAKernel { path: path.to_owned(), what };
+    if head.starts_with(b"\x7fELF") {
+        if mode == BootMode::BzImage {
+            return Err(not("an ELF file; --boot bzimage wants a bzImage".to_owned()));
+        }
+        return Ok(Kind::Elf);
+    }
+    match head.get(HDRS_AT..HDRS_AT + 4) {
+        Some(magic) if magic == HDRS => Ok(Kind::BzImage),
+        _ => Err(not(failure::what_is(head))),
+    }
+}
+
+/// The file, and its first bytes.
+fn open_kernel(path: &Path) -> Result<(File, Vec<u8>), BootError> {
+    let read = |source| BootError::Read { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(read)?;
+    let mut head = Vec::with_capacity(HEAD);
+    file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(read)?;
+    file.rewind().map_err(read)?;
+    Ok((file, head))
+}
+
+fn elf_end<F: Read + Seek>(path: &Path, image: &mut F) -> Result<u64, BootError> {
+    elf::memory_end(image).map_err(|error| match error {
+        elf::Error::Io(source) => BootError::Read { path: path.to_owned(), source },
+        elf::Error::Odd(what) => BootError::NotAKernel { path: path.to_owned(), what },
+    })
+}
+
 /// Loads kernel, initramfs, command line and boot data; says where to enter.
 ///
 /// # Errors
@@ -227,20 +302,9 @@ fn load_kernel(
 ) -> Result<Loaded, BootError> {
     let path = request.kernel;
     let read = |source| BootError::Read { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(read)?;
-    let mut head = Vec::with_capacity(HEAD);
-    file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(read)?;
-    file.rewind().map_err(read)?;
-    if head.starts_with(b"\x7fELF") {
-        if request.mode == BootMode::BzImage {
-            let what = "an ELF file; --boot bzimage wants a bzImage".to_owned();
-            return Err(BootError::NotAKernel { path: path.to_owned(), what });
-        }
+    let (mut file, head) = open_kernel(path)?;
+    if let Kind::Elf = kind(path, &head, request.mode)? {
         return load_elf(memory, request, &mut file, Limits::UNTOLD, low);
-    }
-    if head.get(HDRS_AT..HDRS_AT + 4) != Some(HDRS) {
-        let what = failure::what_is(&head);
-        return Err(BootError::NotAKernel { path: path.to_owned(), what });
     }
     let limits = Limits::of_bzimage(&head);
     if request.mode == BootMode::BzImage {
@@ -268,11 +332,7 @@ fn load_elf<F: Read + ReadVolatile + Seek>(
     low: u64,
 ) -> Result<Loaded, BootError> {
     let path = request.kernel.to_owned();
-    let end = match elf::memory_end(image) {
-        Ok(end) => end,
-        Err(elf::Error::Io(source)) => return Err(BootError::Read { path, source }),
-        Err(elf::Error::Odd(what)) => return Err(BootError::NotAKernel { path, what }),
-    };
+    let end = elf_end(&path, image)?;
     if end > low {
         return Err(BootError::KernelTooBig { path, end, low });
     }

@@ -251,3 +251,23 @@ fn low_ram_of_the_plan_is_what_the_fixture_has() {
     let fixture = Fixture::new(64);
     assert_eq!(fixture.plan.ram, [AddressRange::new(0, 64 * MIB).unwrap()]);
 }
+
+#[test]
+fn check_refuses_without_a_machine_what_load_would() {
+    let fixture = Fixture::new(64);
+    let ram = 64 * MIB;
+    let check = |kernel: &Path, initramfs: Option<&Path>, cmdline: &str| {
+        check(kernel, initramfs, cmdline, BootMode::Auto, ram)
+            .map_err(|error| error.into_failure().code.id)
+    };
+    let good = fixture.file("vmlinux", &elf(true, MIB));
+    let big = fixture.file("big", &elf(true, 100 * MIB));
+    let text = fixture.file("text", b"hello\n");
+    let initramfs = fixture.file("initramfs", &vec![0; 50 * MIB as usize]);
+    assert_eq!(check(&good, None, "quiet"), Ok(()));
+    assert_eq!(check(&big, None, ""), Err("E2103"));
+    assert_eq!(check(&text, None, ""), Err("E2102"));
+    assert_eq!(check(&good, Some(&initramfs), ""), Err("E2104"));
+    assert_eq!(check(&good, None, &"x".repeat(0x1_0000)), Err("E2105"));
+    assert_eq!(check(Path::new("/nonexistent"), None, ""), Err("E2101"));
+}
