@@ -2,8 +2,8 @@
 //! test here says so and counts as passed.
 
 use std::{
-    io::Write,
-    os::unix::process::ExitStatusExt,
+    io::{Read, Write},
+    os::unix::{net::UnixStream, process::ExitStatusExt},
     path::PathBuf,
     process::{Command, Output, Stdio},
     time::Duration,
@@ -41,6 +41,16 @@ impl Guest {
 
     fn print(self, text: &str) -> Self {
         text.bytes().fold(self, |guest, byte| guest.out8(0x3f8, byte))
+    }
+
+    /// Sends back what is typed until a `q` comes.
+    fn echo(self) -> Self {
+        // mov dx,0x3fd; in al,dx; test al,1; jz back; mov dx,0x3f8; in al,dx; out dx,al; cmp al,'q'; jne back
+        let code = [
+            0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7, 0x66, 0xba, 0xf8, 0x03, 0xec,
+            0xee, 0x3c, b'q', 0x75, 0xed,
+        ];
+        self.raw(&code)
     }
 
     /// Sleep type 0 with the enable bit into PM1 control, then wait for ever.
@@ -197,6 +207,98 @@ fn serial_to_a_file_holds_what_the_guest_said() {
     };
     assert_eq!((run.code(), run.stdout().as_str()), (Some(0), ""), "{}", run.stderr());
     assert_eq!(std::fs::read_to_string(path).expect("written"), "to file");
+}
+
+#[test]
+fn typed_bytes_reach_the_guest_and_its_answer_comes_back() {
+    let Some(file) = kernel(&Guest::new().print(">").echo().power_off()) else { return };
+    let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(["run", "--memory", "32M", "--kernel"])
+        .arg(file.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("strait starts");
+    let (mut input, mut output) =
+        (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+    read_until(&mut output, b">");
+    // More than the 16 bytes of the FIFO.
+    input.write_all(b"the quick brown fox jumps over the lazy dog").expect("typed");
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).expect("read");
+    assert_eq!(rest, "the q");
+    assert_eq!(child.wait().expect("ended").code(), Some(0));
+}
+
+#[test]
+fn serial_socket_takes_one_client_after_another() {
+    let Some(file) = kernel(&Guest::new().echo().power_off()) else { return };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("serial");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(["run", "--memory", "32M", "--serial"])
+        .arg(format!("socket={}", path.display()))
+        .arg("--kernel")
+        .arg(file.path())
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("strait starts");
+    let connect = || {
+        (0..500)
+            .find_map(|_| {
+                std::thread::sleep(Duration::from_millis(10));
+                UnixStream::connect(&path).ok()
+            })
+            .expect("the socket is there")
+    };
+    for word in [&b"one."[..], b"two."] {
+        let mut stream = connect();
+        stream.write_all(word).expect("typed");
+        read_until(&mut stream, word);
+    }
+    connect().write_all(b"q").expect("typed");
+    assert_eq!(child.wait().expect("ended").code(), Some(0));
+    assert!(!path.exists(), "the socket is removed");
+}
+
+/// A real terminal, made by script(1): raw while the guest runs, as it was afterwards.
+#[test]
+fn terminal_is_raw_for_the_guest_and_restored_after_ctrl_a_x() {
+    let Some(file) = kernel(&Guest::new().print("go>").raw(&[0xeb, 0xfe])) else { return };
+    if Command::new("script").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: script (package util-linux or bsdutils) is not installed");
+        return;
+    }
+    let strait = env!("CARGO_BIN_EXE_strait");
+    let command = format!(
+        "{strait} run --memory 32M --kernel {}; echo status=$?; stty -a",
+        file.path().display()
+    );
+    let mut child = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script starts");
+    let (mut input, mut output) =
+        (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+    read_until(&mut output, b"go>");
+    // In a cooked terminal neither byte would arrive before a newline.
+    input.write_all(b"\x01x").expect("typed");
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).expect("read");
+    child.wait().expect("ended");
+    assert!(rest.contains("status=0"), "{rest}");
+    assert!(rest.contains(" icanon") && rest.contains(" echo "), "{rest}");
+}
+
+fn read_until(source: &mut impl Read, end: &[u8]) {
+    let mut seen = Vec::new();
+    while !seen.ends_with(end) {
+        let mut byte = [0u8];
+        source.read_exact(&mut byte).expect("more to come");
+        seen.push(byte[0]);
+    }
 }
 
 #[test]
