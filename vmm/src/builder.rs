@@ -46,6 +46,7 @@ use crate::{
     irq::{KvmIrqLine, KvmMsiRouter, Routes},
     machine::{Image, Machine},
     memory::GuestRam,
+    p2p::PeerMappings,
     passthrough::{Opened, Selection},
     report,
     vcpu::Vcpu,
@@ -176,7 +177,8 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
         // Functions of one slot are one device and rarely talk to each other; mapping a large BAR is not cheap.
         P2p::Auto => selection.slots.len() > 1,
     };
-    let slots = Arc::new(Memslots::new(&vm, dma.clone().filter(|_| p2p)));
+    let peers = dma.clone().filter(|_| p2p).map(PeerMappings::new);
+    let slots = Arc::new(Memslots::new(&vm, peers));
     let ram_slots = ram
         .regions()
         .map(|(range, memory)| slots.map_ram(range, memory))
@@ -189,7 +191,7 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
     let bus = Arc::new(Bus::new());
     let power = legacy(config, &plan, &vm, &bus, &control, &mut events)?;
 
-    let root = root_complex(&plan, physical_bits, &bus, slots, &control)?;
+    let root = root_complex(&plan, physical_bits, &bus, Arc::clone(&slots), &control)?;
     let msi: Arc<dyn MsiRouter> = Arc::new(KvmMsiRouter(routes));
     for (index, (slot, port)) in selection.slots.iter().zip(&plan.ports).enumerate() {
         let multifunction =
@@ -208,6 +210,12 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
             Arc::new(KvmIrqLine::new(vm.fd(), layout::pci_gsi(port.at.device(), pin)))
         };
         for (number, function) in devices.functions(index, slot, port, &msi, intx)? {
+            let planned = port.functions.iter().find(|planned| planned.at.function() == number);
+            for bar in function.bars() {
+                let place =
+                    planned.and_then(|f| f.bars.iter().find(|b| b.spec.index == bar.spec.index));
+                place.iter().for_each(|place| slots.prepare_peer(place.at.first(), &bar.direct));
+            }
             root.add_function(at, number, function);
         }
     }

@@ -13,6 +13,7 @@ mod events;
 mod irq;
 mod machine;
 mod memory;
+mod p2p;
 mod passthrough;
 mod report;
 mod vcpu;

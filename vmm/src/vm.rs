@@ -12,12 +12,14 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use strait_arch::layout;
 use strait_devices::{
+    pci::function::DirectArea,
     ports::{GuestMapper, GuestMapping, HostMemory},
-    vfio::dma::{DmaDomain, DmaMapping},
 };
 use strait_resources::{codes, failure::Failure, range::AddressRange, window::IdPool};
 use vfio_ioctls::VfioDeviceFd;
 use vmm_sys_util::eventfd::EventFd;
+
+use crate::p2p::PeerMappings;
 
 /// What strait asks of KVM, with the name that the kernel's documentation uses.
 const NEEDED: &[(Cap, &str)] = &[
@@ -190,16 +192,16 @@ pub(crate) struct Memslots {
     vm: Arc<VmFd>,
     ids: Arc<IdPool>,
     /// Where BARs go too when devices may reach each other.
-    p2p: Option<Arc<DmaDomain>>,
+    peers: Option<PeerMappings>,
 }
 
 impl Memslots {
     /// Room for as many memslots as this VM has.
-    pub(crate) fn new(vm: &Vm, p2p: Option<Arc<DmaDomain>>) -> Self {
+    pub(crate) fn new(vm: &Vm, peers: Option<PeerMappings>) -> Self {
         // 32 is what every KVM has had; the capability reads 0 where it is unknown.
         let most = u32::try_from(vm.fd.check_extension_int(Cap::NrMemslots)).unwrap_or(0).max(32);
         let ids = IdPool::new(0, most - 1);
-        Self { vm: Arc::clone(&vm.fd), ids: Arc::new(ids), p2p }
+        Self { vm: Arc::clone(&vm.fd), ids: Arc::new(ids), peers }
     }
 
     /// The same slots, without P2P: for guest RAM, which the DMA domain maps by itself.
@@ -208,28 +210,31 @@ impl Memslots {
     }
 }
 
-impl GuestMapper for Memslots {
-    fn map(&self, range: AddressRange, memory: HostMemory) -> io::Result<Box<dyn GuestMapping>> {
-        let slot = Memslot::new(self, range, memory)?;
-        // Without P2P the device still works; what is lost is other devices' way to this BAR.
-        let p2p = self.p2p.as_ref().and_then(|domain| match domain.map_p2p(range, memory) {
-            Ok(mapping) => Some(mapping),
-            Err(error) => {
-                log::warn!("[{}] device-to-device DMA to {range} is off: {error}", codes::E1305.id);
-                None
+impl Memslots {
+    /// Makes the direct parts of a BAR at `address` reachable for other devices before the guest maps it: that takes
+    /// the kernel seconds for a large one, and a vCPU should not wait for it.
+    pub(crate) fn prepare_peer(&self, address: u64, direct: &[DirectArea]) {
+        let Some(peers) = &self.peers else { return };
+        for area in direct {
+            let first = address.checked_add(area.offset);
+            if let Some(range) = first.and_then(|first| AddressRange::new(first, area.memory.len)) {
+                peers.map(range, area.memory);
             }
-        });
-        Ok(Box::new(BarMapping { _p2p: p2p, _slot: slot }))
+        }
     }
 }
 
-/// A BAR in the guest's address space. Fields in tear-down order: the IOMMU first.
-struct BarMapping {
-    _p2p: Option<DmaMapping>,
-    _slot: Memslot,
+impl GuestMapper for Memslots {
+    fn map(&self, range: AddressRange, memory: HostMemory) -> io::Result<Box<dyn GuestMapping>> {
+        let slot = Memslot::new(self, range, memory)?;
+        if let Some(peers) = &self.peers {
+            peers.map(range, memory);
+        }
+        Ok(Box::new(slot))
+    }
 }
 
-impl GuestMapping for BarMapping {}
+impl GuestMapping for Memslot {}
 
 /// One memslot; dropping it takes the memory out of the guest.
 pub(crate) struct Memslot {
