@@ -104,6 +104,20 @@ fn disk_uses(sysroot: &Sysroot, device: &Path) -> Result<Vec<Use>, SysError> {
     Ok(uses)
 }
 
+/// The disks behind a function.
+pub(super) fn disks(sysroot: &Sysroot, function: &HostFunction) -> Result<Vec<String>, SysError> {
+    let Some(device) = sysroot.canonical(&format!("{}/{}", pci::DEVICES, function.bdf))? else {
+        return Ok(Vec::new());
+    };
+    let mut disks = Vec::new();
+    for disk in sysroot.list_if_present("/sys/block")? {
+        if disk_is_behind(sysroot, &disk, &device)? {
+            disks.push(disk);
+        }
+    }
+    Ok(disks)
+}
+
 fn disk_is_behind(sysroot: &Sysroot, disk: &str, device: &Path) -> Result<bool, SysError> {
     let Some(path) = sysroot.canonical(&format!("/sys/block/{disk}"))? else { return Ok(false) };
     if path.starts_with(device) {

@@ -1,24 +1,32 @@
-//! Small hosts in a temporary directory, for tests.
+//! Small hosts in a temporary directory, for tests of this crate and, with the feature `fixture`, of others.
 
 use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
 use super::sysroot::Sysroot;
 
 /// A tree that a [`Sysroot`] reads; gone when dropped.
-pub(crate) struct Tree {
+pub struct Tree {
     dir: tempfile::TempDir,
 }
 
 /// What sysfs says about a function; the rest has sensible defaults.
-pub(crate) struct Function<'a> {
-    pub(crate) bdf: &'a str,
-    pub(crate) id: (u16, u16),
-    pub(crate) class: u32,
-    pub(crate) driver: Option<&'a str>,
-    pub(crate) group: Option<u32>,
+pub struct Function<'a> {
+    /// `0000:00:02.0`.
+    pub bdf: &'a str,
+    /// Vendor and device.
+    pub id: (u16, u16),
+    /// Class code in 24 bits.
+    pub class: u32,
+    /// The driver that has it.
+    pub driver: Option<&'a str>,
+    /// IOMMU group.
+    pub group: Option<u32>,
     /// (line, start, end, flags) of `resource`.
-    pub(crate) resources: &'a [(usize, u64, u64, u64)],
-    pub(crate) header_type: u8,
+    pub resources: &'a [(usize, u64, u64, u64)],
+    /// Register 0x0e.
+    pub header_type: u8,
+    /// The functions above it, from the root bus down; empty: it stands alone in the list of devices.
+    pub under: &'a [&'a str],
 }
 
 impl Default for Function<'_> {
@@ -31,32 +39,40 @@ impl Default for Function<'_> {
             group: None,
             resources: &[],
             header_type: 0,
+            under: &[],
         }
     }
 }
 
 impl Tree {
-    pub(crate) fn new() -> Self {
+    /// An empty one.
+    #[expect(clippy::new_without_default, reason = "a directory is made")]
+    pub fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    pub(crate) fn sysroot(&self) -> Sysroot {
+    /// What the checks read it through.
+    pub fn sysroot(&self) -> Sysroot {
         Sysroot::at(self.dir.path())
     }
 
-    pub(crate) fn file(&self, path: &str, content: impl AsRef<[u8]>) {
+    /// Writes a file, and the directories above it.
+    pub fn file(&self, path: &str, content: impl AsRef<[u8]>) {
         fs::write(self.make_parent(path), content).unwrap();
     }
 
-    pub(crate) fn link(&self, path: &str, target: &str) {
+    /// Makes a symbolic link, and the directories above it.
+    pub fn link(&self, path: &str, target: &str) {
         symlink(target, self.make_parent(path)).unwrap();
     }
 
-    pub(crate) fn directory(&self, path: &str) {
+    /// Makes a directory, and those above it.
+    pub fn directory(&self, path: &str) {
         fs::create_dir_all(self.sysroot().path(path)).unwrap();
     }
 
-    pub(crate) fn remove(&self, path: &str) {
+    /// Removes a file, or a directory with all in it.
+    pub fn remove(&self, path: &str) {
         let path = self.sysroot().path(path);
         if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
     }
@@ -68,8 +84,14 @@ impl Tree {
     }
 
     /// Adds a function with its group.
-    pub(crate) fn function(&self, function: &Function<'_>) {
-        let Function { bdf, id, class, driver, group, resources, header_type } = *function;
+    pub fn function(&self, function: &Function<'_>) {
+        let Function { bdf, id, class, driver, group, resources, header_type, under } = *function;
+        if let Some(first) = under.first() {
+            let root = &first[..first.len() - 5];
+            let real = format!("devices/pci{root}/{}/{bdf}", under.join("/"));
+            self.directory(&format!("/sys/{real}"));
+            self.link(&format!("/sys/bus/pci/devices/{bdf}"), &format!("../../../{real}"));
+        }
         let at = |name: &str| format!("/sys/bus/pci/devices/{bdf}/{name}");
         let hex = |name: &str, value: u32| self.file(&at(name), format!("{value:#x}\n"));
         hex("vendor", id.0.into());
@@ -112,7 +134,7 @@ impl Tree {
 
     /// The two-card server of many passthrough guides: each GPU with audio, USB and UCSI functions, all on
     /// vfio-pci, each card one IOMMU group; the host's own display is a BMC.
-    pub(crate) fn two_cards() -> Self {
+    pub fn two_cards() -> Self {
         let tree = Self::new();
         tree.host_basics();
         for (bus, group) in [("3b", 31), ("d8", 94)] {
@@ -141,6 +163,7 @@ impl Tree {
                     group: Some(group),
                     resources,
                     header_type: 0x80,
+                    under: &[],
                 });
             }
         }
@@ -160,7 +183,7 @@ impl Tree {
     }
 
     /// An Intel server with the IOMMU on, KVM and VFIO loaded, 64 GiB, run by root.
-    pub(crate) fn host_basics(&self) {
+    pub fn host_basics(&self) {
         self.file("/proc/cpuinfo", CPUINFO);
         self.file("/proc/cmdline", "BOOT_IMAGE=/vmlinuz root=/dev/sda2 intel_iommu=on iommu=pt\n");
         self.file(
@@ -181,7 +204,7 @@ impl Tree {
 }
 
 /// `/proc/self/limits` as far as it is read, with these soft and hard memlock limits.
-pub(crate) fn limits(soft: u64, hard: u64) -> String {
+pub fn limits(soft: u64, hard: u64) -> String {
     format!(
         "Limit                     Soft Limit           Hard Limit           Units     \n\
          Max processes             255000               255000               processes \n\
@@ -191,7 +214,7 @@ pub(crate) fn limits(soft: u64, hard: u64) -> String {
 }
 
 /// `/proc/self/status` as far as it is read.
-pub(crate) fn status(uid: u32, capabilities: u64) -> String {
+pub fn status(uid: u32, capabilities: u64) -> String {
     format!(
         "Name:\tstrait\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{uid}\t{uid}\t{uid}\t{uid}\n\
          Groups:\t{uid} 27 \nVmLck:\t       0 kB\nCapEff:\t{capabilities:016x}\n"

@@ -1,6 +1,10 @@
 //! Who has a device node open: the walk over /proc/*/fd that `fuser` makes.
 
-use super::sysroot::{SysError, Sysroot};
+use super::{
+    driver,
+    pci::{self, HostFunction},
+    sysroot::{SysError, Sysroot},
+};
 
 /// A process with the node open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,10 +60,63 @@ pub fn holders(sysroot: &Sysroot, wanted: impl Fn(&str) -> bool) -> Result<Holde
     Ok(holders)
 }
 
+/// The processes that have a node of this function open: the VFIO group's, and those of its host driver.
+pub fn device_holders(sysroot: &Sysroot, function: &HostFunction) -> Result<Holders, SysError> {
+    let nodes = device_nodes(sysroot, function)?;
+    holders(sysroot, |node| nodes.iter().any(|known| known == node))
+}
+
+/// The nodes in /dev behind a function, as far as sysfs tells: VFIO, displays, sound, disks, NVIDIA.
+pub fn device_nodes(sysroot: &Sysroot, function: &HostFunction) -> Result<Vec<String>, SysError> {
+    let at = |name: &str| pci::path(function.bdf, name);
+    let mut nodes = Vec::new();
+    nodes.extend(function.group.map(|group| format!("/dev/vfio/{group}")));
+    for name in sysroot.list_if_present(&at("vfio-dev"))? {
+        nodes.push(format!("/dev/vfio/devices/{name}"));
+    }
+    for name in sysroot.list_if_present(&at("drm"))? {
+        nodes.push(format!("/dev/dri/{name}"));
+    }
+    for name in sysroot.list_if_present(&at("sound"))? {
+        // card1 has the nodes controlC1, pcmC1D0p and so on: list what is there.
+        let Some(number) = name.strip_prefix("card") else { continue };
+        let all = sysroot.list_if_present("/dev/snd")?;
+        let is_of = |node: &&String| {
+            let rest = node.split_once('C').map_or("", |(_, rest)| rest);
+            rest.split(|c: char| !c.is_ascii_digit()).next() == Some(number)
+        };
+        nodes.extend(all.iter().filter(is_of).map(|node| format!("/dev/snd/{node}")));
+    }
+    for controller in sysroot.list_if_present(&at("nvme"))? {
+        nodes.push(format!("/dev/{controller}"));
+    }
+    for disk in driver::disks(sysroot, function)? {
+        nodes.push(format!("/dev/{disk}"));
+    }
+    match function.driver.as_deref() {
+        Some("nvidia") => {
+            let minor = nvidia_minor(sysroot, function)?;
+            nodes.extend(minor.map(|minor| format!("/dev/nvidia{minor}")));
+        }
+        // One node for all GPUs that compute.
+        Some("amdgpu") => nodes.push("/dev/kfd".to_owned()),
+        _ => {}
+    }
+    Ok(nodes)
+}
+
+/// NVIDIA's driver counts its cards by itself, in a line `Device Minor: 0`.
+fn nvidia_minor(sysroot: &Sysroot, function: &HostFunction) -> Result<Option<u32>, SysError> {
+    let path = format!("/proc/driver/nvidia/gpus/{}/information", function.bdf);
+    let text = sysroot.read_if_present(&path)?.unwrap_or_default();
+    let value = text.lines().find_map(|line| line.strip_prefix("Device Minor:"));
+    Ok(value.and_then(|value| value.trim().parse().ok()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::fixture::Tree;
+    use crate::host::fixture::{Function, Tree};
 
     #[test]
     fn holders_finds_process_and_node_once() {
@@ -81,5 +138,33 @@ mod tests {
         let tree = Tree::new();
         tree.directory("/proc/5");
         assert_eq!(holders(&tree.sysroot(), |_| true).unwrap(), Holders::default());
+    }
+
+    #[test]
+    fn device_holders_of_a_graphics_card_are_those_of_its_own_nodes() {
+        let tree = Tree::new();
+        tree.function(&Function { driver: Some("nvidia"), group: Some(4), ..Function::default() });
+        let device = "/sys/bus/pci/devices/0000:00:02.0";
+        tree.directory(&format!("{device}/drm/card1"));
+        tree.directory(&format!("{device}/sound/card1"));
+        for node in ["controlC1", "pcmC1D0p", "pcmC10D0p", "timer"] {
+            tree.file(&format!("/dev/snd/{node}"), "");
+        }
+        tree.file(
+            "/proc/driver/nvidia/gpus/0000:00:02.0/information",
+            "Model: \t GPU\nDevice Minor: \t 3\n",
+        );
+        for (pid, node) in [
+            (10, "/dev/nvidia3"),
+            (11, "/dev/nvidia0"),
+            (12, "/dev/dri/card1"),
+            (13, "/dev/snd/pcmC1D0p"),
+            (14, "/dev/snd/pcmC10D0p"),
+        ] {
+            tree.link(&format!("/proc/{pid}/fd/3"), node);
+        }
+        let function = pci::find(&tree.sysroot(), "00:02.0".parse().unwrap()).unwrap().unwrap();
+        let found = device_holders(&tree.sysroot(), &function).unwrap().found;
+        assert_eq!(found.iter().map(|holder| holder.pid).collect::<Vec<_>>(), [10, 12, 13]);
     }
 }

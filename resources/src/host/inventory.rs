@@ -3,9 +3,8 @@
 //! The verdict comes from the same checks that a run makes, so a device that is shown as assignable is
 //! not refused a minute later.
 
-use std::collections::BTreeMap;
-
 use super::{
+    capabilities::{self, Kind},
     check::{self, assignable},
     driver,
     holders::{Holder, holders},
@@ -77,7 +76,7 @@ pub fn totals(bars: &[BarSpec]) -> Totals {
 
 /// Every function of the host, by ascending address.
 pub fn inventory(sysroot: &Sysroot) -> Result<Vec<Entry>, SysError> {
-    let slots = physical_slots(sysroot)?;
+    let slots = pci::physical_slots(sysroot)?;
     let judge = Judge::new(sysroot)?;
     let mut entries = Vec::new();
     for function in pci::scan(sysroot)? {
@@ -85,7 +84,7 @@ pub fn inventory(sysroot: &Sysroot) -> Result<Vec<Entry>, SysError> {
             verdict: judge.verdict(&function)?,
             totals: totals(&function.bars),
             slot: function.bdf.with_function(0).and_then(|slot| slots.get(&slot).cloned()),
-            path: path(sysroot, function.bdf)?,
+            path: pci::upstream(sysroot, function.bdf)?,
             serial: serial(&function.config),
             function,
         });
@@ -163,46 +162,11 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// `/sys/bus/pci/slots/NAME/address` is "0000:3b:00", for slots that the firmware or a hotplug driver names.
-fn physical_slots(sysroot: &Sysroot) -> Result<BTreeMap<Bdf, String>, SysError> {
-    const SLOTS: &str = "/sys/bus/pci/slots";
-    let mut slots = BTreeMap::new();
-    for name in sysroot.list_if_present(SLOTS)? {
-        let address = sysroot.read_if_present(&format!("{SLOTS}/{name}/address"))?;
-        let function: Option<Bdf> = address.and_then(|text| format!("{text}.0").parse().ok());
-        slots.extend(function.map(|bdf| (bdf, name)));
-    }
-    Ok(slots)
-}
-
-/// The addresses in the resolved path of the device, without its own.
-fn path(sysroot: &Sysroot, bdf: Bdf) -> Result<Vec<Bdf>, SysError> {
-    let path = sysroot.canonical(&format!("{}/{bdf}", pci::DEVICES))?;
-    let parts = path.iter().flat_map(|path| path.iter()).filter_map(|part| part.to_str());
-    Ok(parts.filter_map(|part| part.parse().ok()).filter(|above| *above != bdf).collect())
-}
-
-/// Device Serial Number, extended capability 0x0003 (PCI Express Base 5.0, 7.9.3).
+/// Device Serial Number (PCI Express Base 5.0, 7.9.3).
 fn serial(config: &[u8]) -> Option<u64> {
-    const SERIAL: u32 = 0x0003;
-    /// An extended capability has 8 bytes at least: no list in 4 KiB is longer.
-    const MAX: usize = (4096 - 0x100) / 8;
-    let word = |at: usize| {
-        let bytes = config.get(at..at.checked_add(4)?)?;
-        Some(u32::from_le_bytes(bytes.try_into().ok()?))
-    };
-    let mut at = 0x100;
-    for _ in 0..MAX {
-        let header = word(at)?;
-        if header & 0xffff == SERIAL && header != u32::MAX {
-            return Some(u64::from(word(at + 8)?) << 32 | u64::from(word(at + 4)?));
-        }
-        at = (header >> 20) as usize & 0xffc;
-        if at < 0x100 {
-            return None;
-        }
-    }
-    None
+    let at = capabilities::find(config, Kind::Extended, capabilities::SERIAL)?.offset;
+    let (low, high) = (capabilities::dword(config, at + 4)?, capabilities::dword(config, at + 8)?);
+    Some(u64::from(high) << 32 | u64::from(low))
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! The Linux host, read through a [`Sysroot`] and never changed.
 
+pub mod capabilities;
 pub mod check;
 pub mod cpu;
 pub mod driver;
-#[cfg(test)]
-pub(crate) mod fixture;
+#[cfg(any(test, feature = "fixture"))]
+pub mod fixture;
 pub mod holders;
 pub mod inventory;
 pub mod iommu;

@@ -1,6 +1,6 @@
 //! PCI functions of the host, from sysfs (Documentation/ABI/testing/sysfs-bus-pci, PCI/sysfs-pci.rst).
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use super::sysroot::{SysError, Sysroot};
 use crate::{
@@ -176,6 +176,25 @@ pub fn find(sysroot: &Sysroot, bdf: Bdf) -> Result<Option<HostFunction>, SysErro
         Err(error) if error.is_absent() => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The firmware's names of the slots, by their function 0: `/sys/bus/pci/slots/NAME/address` is "0000:3b:00", for slots that the firmware or a hotplug driver names.
+pub fn physical_slots(sysroot: &Sysroot) -> Result<BTreeMap<Bdf, String>, SysError> {
+    const SLOTS: &str = "/sys/bus/pci/slots";
+    let mut slots = BTreeMap::new();
+    for name in sysroot.list_if_present(SLOTS)? {
+        let address = sysroot.read_if_present(&format!("{SLOTS}/{name}/address"))?;
+        let function: Option<Bdf> = address.and_then(|text| format!("{text}.0").parse().ok());
+        slots.extend(function.map(|bdf| (bdf, name)));
+    }
+    Ok(slots)
+}
+
+/// The bridges above a function, from the host bridge down.
+pub fn upstream(sysroot: &Sysroot, bdf: Bdf) -> Result<Vec<Bdf>, SysError> {
+    let path = sysroot.canonical(&format!("{}/{bdf}", DEVICES))?;
+    let parts = path.iter().flat_map(|path| path.iter()).filter_map(|part| part.to_str());
+    Ok(parts.filter_map(|part| part.parse().ok()).filter(|above| *above != bdf).collect())
 }
 
 /// The path of an attribute of a function.

@@ -10,7 +10,7 @@ mod select;
 pub use assignable::assignable;
 pub use machine::{host, kvm, vfio};
 pub use memory::{huge_pages, memlock, memory};
-pub use select::{Slot, expect, resolve};
+pub use select::{Slot, expect, resolve, select};
 
 use super::sysroot::SysError;
 #[cfg(doc)]

@@ -1,15 +1,17 @@
 //! Which functions the user means, and whether they are the ones expected.
 
+use std::collections::BTreeSet;
+
 use super::super::{
     pci::{self, HostFunction},
     sysroot::Sysroot,
 };
 use crate::{
-    bdf::{Bdf, BdfSelector},
+    bdf::{Bdf, BdfError, BdfSelector},
     codes,
     failure::Failure,
     names::Names,
-    nearest::ranked,
+    nearest::{nearest, ranked},
 };
 
 /// The functions that one selector chose of a host slot.
@@ -40,6 +42,75 @@ pub fn resolve(sysroot: &Sysroot, selectors: &[BdfSelector]) -> Result<Vec<Slot>
         slots.push(Slot { selector: *selector, functions });
     }
     Ok(slots)
+}
+
+/// The functions that words of a command line name: an address (`3b:00.0`), a slot's (`3b:00`), the number on the
+/// board (`slot=3`), or IDs (`10de:1e07`) that one device alone has. Refuses like [`resolve`], and IDs that fit
+/// several devices with E2003.
+pub fn select(sysroot: &Sysroot, words: &[String]) -> Result<Vec<HostFunction>, Failure> {
+    let selectors: Vec<BdfSelector> =
+        words.iter().map(|word| selector(sysroot, word)).collect::<Result<_, _>>()?;
+    Ok(resolve(sysroot, &selectors)?.into_iter().flat_map(|slot| slot.functions).collect())
+}
+
+fn selector(sysroot: &Sysroot, word: &str) -> Result<BdfSelector, Failure> {
+    if let Some(name) = word.strip_prefix("slot=") {
+        return named_slot(sysroot, name);
+    }
+    if let Some((vendor, device)) = ids(word) {
+        return by_ids(sysroot, vendor, device);
+    }
+    word.parse().map_err(|error: BdfError| {
+        let fix = "strait devices lists the addresses; slot=NAME and 10de:1e07 are understood too";
+        Failure::new(&codes::E2003, error.to_string(), fix)
+    })
+}
+
+/// "10de:1e07".
+fn ids(word: &str) -> Option<(u16, u16)> {
+    let id = |text: &str| {
+        let is_id = text.len() == 4 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        is_id.then(|| u16::from_str_radix(text, 16).ok()).flatten()
+    };
+    let (vendor, device) = word.split_once(':')?;
+    Some((id(vendor)?, id(device)?))
+}
+
+fn by_ids(sysroot: &Sysroot, vendor: u16, device: u16) -> Result<BdfSelector, Failure> {
+    let all = pci::scan(sysroot)?;
+    let same: Vec<&HostFunction> =
+        all.iter().filter(|f| (f.vendor, f.device) == (vendor, device)).collect();
+    let wanted = format!("{vendor:04x}:{device:04x}");
+    match same.as_slice() {
+        [only] => Ok(BdfSelector::Function(only.bdf)),
+        [] => {
+            let known: BTreeSet<String> = all.iter().map(HostFunction::id).collect();
+            let fix = match nearest(&wanted, known.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean {near}? strait devices lists what there is"),
+                None => "strait devices lists what there is".to_owned(),
+            };
+            let cause = format!("there is no PCI device with the IDs {wanted}");
+            Err(Failure::new(&codes::E1101, cause, fix))
+        }
+        several => {
+            let cause = format!("{} devices have the IDs {wanted}", several.len());
+            let failure = Failure::new(&codes::E2003, cause, "name one by its address");
+            Err(several.iter().fold(failure, |failure, f| failure.detail(f.bdf.to_string())))
+        }
+    }
+}
+
+fn named_slot(sysroot: &Sysroot, name: &str) -> Result<BdfSelector, Failure> {
+    let slots = pci::physical_slots(sysroot)?;
+    if let Some((bdf, _)) = slots.iter().find(|(_, slot)| *slot == name) {
+        return Ok(BdfSelector::Slot(*bdf));
+    }
+    let known: Vec<&str> = slots.values().map(String::as_str).collect();
+    let fix = match known.as_slice() {
+        [] => "this machine's firmware names no slots: use the address".to_owned(),
+        _ => format!("the slots are: {}", known.join(", ")),
+    };
+    Err(Failure::new(&codes::E1101, format!("there is no slot named '{name}'"), fix))
 }
 
 fn choose(
@@ -154,6 +225,25 @@ mod tests {
 
     fn functions(slot: &Slot) -> Vec<u8> {
         slot.functions.iter().map(|function| function.bdf.function()).collect()
+    }
+
+    #[test]
+    fn select_takes_ids_only_when_one_device_has_them() {
+        let tree = Tree::two_cards();
+        let select = |word: &str| select(&tree.sysroot(), &[word.to_owned()]);
+        let addresses = |word: &str| {
+            select(word).unwrap().iter().map(|f| f.bdf.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(addresses("1a03:2000"), ["0000:03:00.0"]);
+        let twins = select("10de:1e07").unwrap_err();
+        assert_eq!((twins.code.id, twins.details.len()), ("E2003", 2));
+        let typo = select("10de:1e08").unwrap_err();
+        assert_eq!(typo.code.id, "E1101");
+        assert!(typo.fix.contains("10de:1e07"), "{}", typo.fix);
+        assert_eq!(select("banana").unwrap_err().code.id, "E2003");
+        tree.file("/sys/bus/pci/slots/7/address", "0000:d8:00\n");
+        assert_eq!(addresses("slot=7").len(), 4);
+        assert!(select("slot=8").unwrap_err().fix.contains('7'));
     }
 
     #[test]

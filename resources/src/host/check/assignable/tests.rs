@@ -12,6 +12,7 @@ const NIC: Function<'static> = Function {
     group: Some(7),
     resources: &[],
     header_type: 0,
+    under: &[],
 };
 
 /// A good host with these functions beside the two cards.
