@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{
-    ArgAction, Args, CommandFactory as _, Parser, Subcommand,
+    ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum,
     error::{ContextKind, ContextValue, Error, ErrorKind},
 };
 use strait_resources::{bdf::BdfSelector, codes, failure::Failure, nearest::nearest};
@@ -26,6 +26,23 @@ Examples:
   strait explain E1103
   strait explain";
 
+const DEVICES_EXAMPLES: &str = "\
+A device is assignable when a guest can have it now, and after binding when vfio-pci has to have it, or
+others of its IOMMU group, first. Everything is read, nothing is changed. Root sees more: serial
+numbers, capabilities, processes of other users.
+
+Examples:
+  strait devices --class gpu --assignable
+  strait devices show 3b:00.0";
+
+const SHOW_EXAMPLES: &str = "\
+DEVICE is an address, 3b:00.0, or 3b:00 for every function of the slot, slot=NAME as the firmware
+numbers the board, or IDs, 10de:1e07, that one device alone has.
+
+Examples:
+  strait devices show 3b:00
+  strait devices show 10de:1e07 --json";
+
 /// A KVM monitor that hands whole PCI devices to a guest.
 #[derive(Debug, Parser)]
 #[command(name = "strait", version, max_term_width = 100, after_help = EXAMPLES)]
@@ -44,6 +61,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Start a guest and stay until it ends.
     Run(Box<RunArgs>),
+    /// Show the host's PCI devices and which of them a guest can have.
+    Devices(DevicesArgs),
     /// Tell more about an error or a warning.
     Explain(ExplainArgs),
 }
@@ -103,6 +122,84 @@ pub(crate) struct RunArgs {
     /// Print the machine and touch nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// `strait devices`, word for word.
+#[derive(Debug, Args)]
+#[command(after_help = DEVICES_EXAMPLES, args_conflicts_with_subcommands = true)]
+pub(crate) struct DevicesArgs {
+    /// One device in full, or all of them in a list.
+    #[command(subcommand)]
+    pub(crate) command: Option<DevicesCommand>,
+    /// Only those that a guest can have, now or after binding.
+    #[arg(long)]
+    pub(crate) assignable: bool,
+    /// Only this vendor's.
+    #[arg(long, value_name = "VVVV", value_parser = vendor_id)]
+    pub(crate) vendor: Option<u16>,
+    /// Only this kind.
+    #[arg(long, value_name = "KIND")]
+    pub(crate) class: Option<DeviceClass>,
+    /// By IOMMU group: what goes to a guest together.
+    #[arg(long, conflicts_with = "tree")]
+    pub(crate) group: bool,
+    /// By bus: what is behind which port.
+    #[arg(long)]
+    pub(crate) tree: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// One device in full.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevicesCommand {
+    /// All that is known of a device.
+    Show(ShowArgs),
+}
+
+/// `strait devices show`, word for word.
+#[derive(Debug, Args)]
+#[command(after_help = SHOW_EXAMPLES)]
+pub(crate) struct ShowArgs {
+    /// Which.
+    #[arg(required = true, value_name = "DEVICE")]
+    pub(crate) devices: Vec<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// How a command that looks at the host answers.
+#[derive(Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// For programs: one JSON object, as docs/json.md describes it.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Look at the host laid out in this directory.
+    #[arg(long, value_name = "DIR", hide = true, default_value = "/")]
+    pub(crate) sysroot: PathBuf,
+}
+
+/// Kinds of device that people look for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceClass {
+    /// Displays and compute accelerators.
+    Gpu,
+    /// Network controllers.
+    Nic,
+    /// NVMe disks.
+    Nvme,
+    /// USB controllers.
+    Usb,
+}
+
+/// `10de`, also `0x10de`.
+fn vendor_id(text: &str) -> Result<u16, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let is_id = digits.len() == 4 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_id
+        .then(|| u16::from_str_radix(digits, 16).ok())
+        .flatten()
+        .ok_or_else(|| "a vendor is four hexadecimal digits, as 10de".to_owned())
 }
 
 /// `strait explain`, word for word.
@@ -242,10 +339,9 @@ mod tests {
     fn help_of_every_command_ends_with_two_examples_that_parse() {
         let mut cli = Cli::command();
         cli.build();
-        let mut commands: Vec<_> =
-            cli.get_subcommands().filter(|command| command.get_name() != "help").cloned().collect();
-        commands.push(cli);
-        for mut command in commands {
+        let mut left = vec![cli];
+        while let Some(mut command) = left.pop() {
+            left.extend(command.get_subcommands().filter(|c| c.get_name() != "help").cloned());
             let help = command.render_long_help().to_string();
             let (_, after) = help.split_once("Examples:\n").expect("no examples");
             let examples: Vec<_> =
@@ -262,7 +358,9 @@ mod tests {
     fn help_fits_a_hundred_columns() {
         let mut cli = Cli::command().term_width(100);
         cli.build();
-        for command in cli.get_subcommands_mut() {
+        let mut left = vec![cli];
+        while let Some(mut command) = left.pop() {
+            left.extend(command.get_subcommands().cloned());
             for line in command.render_long_help().to_string().lines() {
                 assert!(line.chars().count() <= 100, "{line}");
             }

@@ -39,6 +39,7 @@ fn main() -> ExitCode {
     report::log_to_stderr(cli.verbose);
     ended(match cli.command {
         Command::Run(args) => command::run::run(*args),
+        Command::Devices(args) => command::devices::run(&args),
         Command::Explain(args) => command::explain::run(&args),
     })
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
+use serde::Serialize;
 use strait_arch::plan::Plan;
 use strait_resources::{
     codes,
@@ -25,10 +26,11 @@ use strait_resources::{
 use crate::config::RunConfig;
 pub(crate) use logger::log_to_stderr;
 
-const ERROR: Style = AnsiColor::Red.on_default().bold();
-const WARNING: Style = AnsiColor::Yellow.on_default().bold();
-const STRONG: Style = Style::new().bold();
-const QUIET: Style = Style::new().dimmed();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const ERROR: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+pub(crate) const STRONG: Style = Style::new().bold();
+pub(crate) const QUIET: Style = Style::new().dimmed();
 
 /// A chain of causes longer than this is a loop.
 const MAX_CAUSES: usize = 16;
@@ -43,6 +45,47 @@ pub(crate) fn out(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// A command's answer to a program.
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| {
+        Failure::new(&codes::E9001, "the answer cannot be written as JSON", "please report this")
+            .source(error)
+    })?;
+    out(&(text + "\n"))
+}
+
+/// Columns of the terminal behind standard output, 60 at least; 100 without one.
+pub(crate) fn columns() -> usize {
+    const NARROW: u16 = 60;
+    const USUAL: u16 = 100;
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col);
+    // A serial console says 0.
+    usize::from(size.filter(|columns| *columns > 0).map_or(USUAL, |columns| columns.max(NARROW)))
+}
+
+/// Cut to `room` characters, with an ellipsis for what is gone.
+pub(crate) fn shortened(text: &str, room: usize) -> String {
+    if text.chars().count() <= room {
+        return text.to_owned();
+    }
+    text.chars().take(room.saturating_sub(3)).chain("...".chars()).collect()
+}
+
+/// Broken between words into lines of `room` characters; a longer word has a line of its own.
+pub(crate) fn wrapped(text: &str, room: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= room => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// Why strait stops.

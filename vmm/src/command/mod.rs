@@ -1,4 +1,5 @@
 //! What `strait` does, one file a command. Each returns the exit status or why it refused.
 
+pub(crate) mod devices;
 pub(crate) mod explain;
 pub(crate) mod run;

@@ -15,7 +15,7 @@ use strait_resources::{
     size::Size,
 };
 
-use super::{QUIET, STRONG};
+use super::{QUIET, STRONG, shortened};
 use crate::config::{BootMode, Cpu, Hide, P2p, Pages, RunConfig, Serial};
 
 /// What a line of the picture and of the lists may take.
@@ -228,13 +228,6 @@ const fn kind(kind: BarKind) -> &'static str {
 /// The guest has one segment: it goes without saying.
 fn short(bdf: Bdf) -> String {
     format!("{:02x}:{:02x}.{:x}", bdf.bus(), bdf.device(), bdf.function())
-}
-
-fn shortened(text: &str, room: usize) -> String {
-    if text.chars().count() <= room {
-        return text.to_owned();
-    }
-    text.chars().take(room.saturating_sub(3)).chain("...".chars()).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,125 @@
+//! `strait devices`: the host's PCI functions, and which of them a guest can have.
+
+mod json;
+mod show;
+mod table;
+mod tree;
+
+use strait_resources::{
+    bdf::Bdf,
+    failure::Failure,
+    host::{
+        check,
+        inventory::{self, Entry, Verdict},
+        pci::Class,
+        sysroot::Sysroot,
+    },
+    names::Names,
+};
+
+use crate::{
+    cli::{DeviceClass, DevicesArgs, DevicesCommand, ShowArgs},
+    report,
+};
+
+/// Lists, or shows one device in full.
+pub(crate) fn run(args: &DevicesArgs) -> Result<u8, Failure> {
+    match &args.command {
+        Some(DevicesCommand::Show(args)) => show(args),
+        None => list(args),
+    }?;
+    Ok(0)
+}
+
+fn list(args: &DevicesArgs) -> Result<(), Failure> {
+    let sysroot = Sysroot::at(&args.output.sysroot);
+    let names = Names::load(&sysroot);
+    let entries = inventory::inventory(&sysroot)?;
+    let wanted = |entry: &Entry| {
+        args.vendor.is_none_or(|vendor| vendor == entry.function.vendor)
+            && args.class.is_none_or(|class| is_of(class, entry.function.class))
+            && !(args.assignable && matches!(entry.verdict, Verdict::No(_)))
+    };
+    let chosen: Vec<&Entry> = entries.iter().filter(|entry| wanted(entry)).collect();
+    if args.output.json {
+        return report::json(&json::list(&chosen, &names));
+    }
+    let columns = report::columns();
+    if chosen.is_empty() {
+        let all = entries.len();
+        return report::out(&format!("None of the host's {all} PCI functions is that.\n"));
+    }
+    report::out(&if args.group {
+        tree::groups(&entries, &chosen, &names, columns)
+    } else if args.tree {
+        tree::buses(&entries, &chosen, &names, columns)
+    } else {
+        table::render(&chosen, &names, columns)
+    })
+}
+
+fn show(args: &ShowArgs) -> Result<(), Failure> {
+    let sysroot = Sysroot::at(&args.output.sysroot);
+    let names = Names::load(&sysroot);
+    let wanted: Vec<Bdf> = check::select(&sysroot, &args.devices)?.iter().map(|f| f.bdf).collect();
+    let mut shown = Vec::new();
+    for entry in inventory::inventory(&sysroot)? {
+        if wanted.contains(&entry.function.bdf) {
+            shown.push(show::Facts::collect(&sysroot, entry)?);
+        }
+    }
+    if args.output.json {
+        return report::json(&json::show(&shown, &names));
+    }
+    report::out(&show::render(&shown, &names, report::columns()))
+}
+
+fn is_of(wanted: DeviceClass, class: Class) -> bool {
+    let (base, sub) = (class.base(), class.sub());
+    match wanted {
+        // Compute cards without a display are 3D controllers or processing accelerators.
+        DeviceClass::Gpu => class.is_display() || base == 0x12,
+        DeviceClass::Nic => base == 0x02,
+        DeviceClass::Nvme => (base, sub) == (0x01, 0x08),
+        DeviceClass::Usb => (base, sub) == (0x0c, 0x03),
+    }
+}
+
+/// The verdict in one or two words, with its colour.
+fn verdict(entry: &Entry) -> (&'static str, anstyle::Style) {
+    match &entry.verdict {
+        Verdict::Assignable => ("assignable", report::GOOD),
+        Verdict::AfterBinding(_) => ("after binding", report::WARNING),
+        Verdict::No(_) if entry.function.is_bridge() => ("bridge", report::QUIET),
+        Verdict::No(_) => ("no", report::ERROR),
+    }
+}
+
+/// Why it is not simply assignable; `None` where the one word says all.
+fn reason(entry: &Entry) -> Option<String> {
+    match &entry.verdict {
+        Verdict::Assignable => None,
+        Verdict::AfterBinding(bind) if bind.as_slice() == [entry.function.bdf] => None,
+        Verdict::AfterBinding(bind) => {
+            let others: Vec<String> = bind.iter().map(Bdf::to_string).collect();
+            Some(format!("its group needs vfio-pci on {}", others.join(", ")))
+        }
+        Verdict::No(_) if entry.function.is_bridge() => None,
+        Verdict::No(failure) => {
+            // What would be lost says more than that a driver has it.
+            let harm = failure.details.iter().find_map(|line| line.split_once("would hurt: "));
+            let cause = harm.map_or(failure.cause.as_str(), |(_, harm)| harm);
+            Some(format!("{cause} ({})", failure.code.id))
+        }
+    }
+}
+
+/// `VGA controller, NVIDIA Corporation TU102 [GeForce RTX 2080 Ti]`.
+fn title(entry: &Entry, names: &Names) -> String {
+    let function = &entry.function;
+    let class = strait_resources::names::class(function.class);
+    let name = names.function(function);
+    let name = name.strip_suffix(&format!(" [{}]", function.id())).unwrap_or(&name);
+    // Without a name in the database the phrase has the class already.
+    if name.contains(&class) { name.to_owned() } else { format!("{class}, {name}") }
+}
