@@ -33,7 +33,7 @@ pub(crate) fn demo(with: Ingredients<'_>, options: Options) -> Result<bool> {
             result(format!("  {key:<4} {line}"));
         }
     }
-    for key in ["display.device", "display.driver", "display.drm", "display.fb"] {
+    for key in ["display.device", "display.driver", "display.fb"] {
         let value = guest.report(key).map_err(|error| anyhow!(error))?;
         result(format!("  {:<8} {value}", key.trim_start_matches("display.")));
     }

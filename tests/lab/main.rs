@@ -106,6 +106,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<bool> {
     let paths = Paths::new();
+    let _lock = paths.lock()?;
     match command {
         Command::Test { filter, list, vfio, verbose, monitor } => {
             let wanted =

@@ -1,6 +1,11 @@
 //! Where things lie. Everything the lab makes is under `target/lab` of the repository.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
 
 /// The repository and the lab's corner of it.
 #[derive(Clone, Debug)]
@@ -18,6 +23,15 @@ impl Paths {
         let root = manifest.parent().unwrap_or(manifest).to_path_buf();
         let lab = root.join("target/lab");
         Self { root, lab }
+    }
+
+    /// Keeps a second lab out of the same directories; held until dropped.
+    pub(crate) fn lock(&self) -> Result<File> {
+        fs::create_dir_all(&self.lab)
+            .with_context(|| format!("cannot create {}", self.lab.display()))?;
+        let file = File::create(self.lab.join("lock"))?;
+        file.try_lock().context("another lab is running in this repository")?;
+        Ok(file)
     }
 
     /// Unpacked kernel packages.

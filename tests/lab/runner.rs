@@ -161,12 +161,12 @@ impl<'a> Runner<'a> {
             let last = said.lines().last().unwrap_or("nothing");
             reasons.push(format!("the L1 script ended with status {}: {last}", outcome.status));
         }
+        let strait = self.options.monitor == Monitor::Strait;
         for vm in &scenario.vms {
-            reasons.extend(outcome.judge_ending(vm).err());
+            reasons.extend(outcome.judge_ending(vm, strait).err());
         }
         // A guest that never ran makes every other check fail as well: say the first cause only.
         if reasons.is_empty() {
-            let strait = self.options.monitor == Monitor::Strait;
             let more = scenario.strait_checks.iter().filter(|_| strait);
             let checks = scenario.checks.iter().chain(more);
             reasons.extend(checks.filter_map(|check| check(outcome).err()));

@@ -23,9 +23,8 @@ pub(crate) fn draw(words: &mut Arguments<'_>) -> Result<()> {
         })
         .context("the card is no PCI function")?;
     report("display.device", format!("{} {:04x}:{:04x}", gpu.bdf, gpu.vendor, gpu.device));
-    report("display.driver", gpu.driver().unwrap_or_default());
-    let drm = read("/sys/class/drm/card0/device/uevent")?;
-    report("display.drm", drm.lines().next().unwrap_or_default());
+    let driver = drm_driver(gpu)?;
+    report("display.driver", &driver);
 
     let version = read("/proc/version")?;
     let kernel = version.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
@@ -35,10 +34,7 @@ pub(crate) fn draw(words: &mut Arguments<'_>) -> Result<()> {
     page.push_str("   in a guest, on a GPU that was passed to it.\n\n");
     let line = |name: &str, value: String| format!("   \x1b[1m{name:<12}\x1b[0m{value}\n");
     page.push_str(&line("device", format!("{} {:04x}:{:04x}", gpu.bdf, gpu.vendor, gpu.device)));
-    page.push_str(&line(
-        "driver",
-        format!("{}, framebuffer {name}", gpu.driver().unwrap_or_default()),
-    ));
+    page.push_str(&line("driver", format!("{driver}, framebuffer {name}")));
     for (n, bar) in gpu.bars()?.iter().enumerate().filter(|(_, bar)| bar.size > 0) {
         page.push_str(&line(
             &format!("BAR {n}"),
@@ -55,4 +51,16 @@ pub(crate) fn draw(words: &mut Arguments<'_>) -> Result<()> {
     fs::write("/dev/tty1", page).context("cannot write to /dev/tty1")?;
     report("mark", "drawn");
     Ok(())
+}
+
+/// The driver that draws: on a virtio function that of the virtio device it carries, else the function's own.
+fn drm_driver(gpu: &pci::Function) -> Result<String> {
+    let mut carried = fs::read_dir(gpu.file(""))?.filter_map(Result::ok);
+    let virtio = carried.find(|entry| entry.file_name().to_string_lossy().starts_with("virtio"));
+    let link = match virtio {
+        Some(virtio) => virtio.path().join("driver"),
+        None => gpu.file("driver").into(),
+    };
+    let driver = fs::read_link(&link).with_context(|| format!("no {}", link.display()))?;
+    Ok(driver.file_name().unwrap_or_default().to_string_lossy().into_owned())
 }

@@ -122,7 +122,12 @@ fn moves() -> Vec<Scenario> {
                 .modules(&["nvme"]),
         ),
         Scenario::new("bar-move", HostKind::Main, "a BAR moves with decoding off and on, and back")
-            .vm(Vm::new("a", "move-edu,0").device("edu1")),
+            .vm(Vm::new("a", "move-edu,0").device("edu1"))
+            .strait_check(|outcome| {
+                let absent = outcome.vm("a")?.report("bars.absent")?;
+                let ones = absent == "0xffffffffffffffff";
+                if ones { Ok(()) } else { Err(format!("the place it left reads {absent}")) }
+            }),
         Scenario::new("bar-swap", HostKind::Main, "two devices swap places through an overlap")
             .vm(Vm::new("a", "swap-edus,0,1").device("edu0").device("edu1")),
         Scenario::new(

@@ -25,7 +25,7 @@ pub(crate) fn picture() -> Scenario {
              signal screendump gpu picture.ppm\n\
              wait\n",
         )
-        .reports("a", "display.driver", "virtio-pci")
+        .reports("a", "display.driver", "virtio_gpu")
         .check(|outcome| {
             let picture = Picture::read(&outcome.job.join("picture.ppm"));
             picture.map_err(|error| format!("{error:#}"))?.shows_text().map(drop)
