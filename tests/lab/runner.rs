@@ -72,10 +72,10 @@ impl<'a> Runner<'a> {
             return;
         }
         let mut verdict = self.attempt(scenario);
-        if let Err(Trouble::HostOops(line)) = &verdict {
+        if let Err(Trouble::HostBroke(how)) = &verdict {
             say(format!(
-                "{}: L1's own kernel oopsed ({line}): seen under multi-threaded TCG, not a failure of \
-                 the monitor by itself; once more on a fresh boot",
+                "{}: L1's own kernel broke ({how}): seen under multi-threaded TCG now and then, not a \
+                 failure of the monitor by itself; once more on a fresh boot",
                 scenario.name
             ));
             self.booted = None;
@@ -134,7 +134,7 @@ impl<'a> Runner<'a> {
                 // What L1 says when it dies is the evidence.
                 let console = self.booted.as_mut().map(|(_, l1)| l1.console()).unwrap_or_default();
                 keep(&job, &logs, &console, &run)?;
-                return Err(oops(&console).unwrap_or(Trouble::Other(error)));
+                return Err(oops(&console).unwrap_or(Trouble::HostBroke(format!("{error:#}"))));
             }
         };
         let JobEnd { status, console } = ended;
@@ -292,8 +292,8 @@ impl<'a> Runner<'a> {
 enum Trouble {
     /// What was expected and did not come; did everything that was started end in time all the same?
     Wrong { reasons: Vec<String>, ended: bool },
-    /// L1's kernel broke.
-    HostOops(String),
+    /// L1's kernel oopsed or hangs.
+    HostBroke(String),
     /// The lab could not even try.
     Other(anyhow::Error),
 }
@@ -309,7 +309,7 @@ impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Wrong { reasons, .. } => f.write_str(&reasons.join("\n       ")),
-            Self::HostOops(line) => write!(f, "L1's own kernel oopsed twice: {line}"),
+            Self::HostBroke(how) => write!(f, "L1's own kernel broke twice: {how}"),
             Self::Other(error) => write!(f, "{error:#}"),
         }
     }
@@ -326,7 +326,7 @@ fn oops(log: &str) -> Option<Trouble> {
     const WORDS: &[&str] =
         &["Oops:", "int3: 0000", "kernel BUG at", "BUG: unable to handle", "Kernel panic"];
     let line = log.lines().find(|line| WORDS.iter().any(|word| line.contains(word)))?;
-    Some(Trouble::HostOops(line.trim().to_owned()))
+    Some(Trouble::HostBroke(line.trim().to_owned()))
 }
 
 /// Copies what a job left into the scenario's logs.

@@ -14,8 +14,13 @@ while read -r verb name limit <&3; do
     job)
         rm -rf /run/lab/job && mkdir -p /run/lab/job
         dmesg -c >/dev/null
+        # If L1 hangs, what its guests had said by then is the evidence.
+        (while sleep 4; do cp /run/lab/job/*.serial /run/lab/job/*.err "/lab/jobs/$name/"; done) 2>/dev/null 3<&- &
+        keeper=$!
         timeout -s KILL "$limit" sh "/lab/jobs/$name/job.sh" >/run/lab/job/job.out 2>&1 </dev/null 3<&-
         status=$?
+        kill $keeper
+        wait $keeper
         # What a job left running must not meet the next one.
         killall -q -9 strait qemu-system-x86_64 agent
         dmesg >/run/lab/job/l1-dmesg.txt
