@@ -251,6 +251,8 @@ pub(crate) fn rom(words: &mut Arguments<'_>) -> Result<()> {
         report("rom", "none");
         return Ok(());
     }
+    // A ROM decodes only while memory does, and no driver has turned that on.
+    write(&function.file("enable"), "1")?;
     write(&path, "1")?;
     let bytes = fs::read(&path).with_context(|| format!("cannot read {path}"));
     write(&path, "0")?;
