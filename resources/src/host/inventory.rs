@@ -117,7 +117,7 @@ impl<'a> Judge<'a> {
         let refusal =
             assignable::kind(self.sysroot, function).and_then(|()| match function.group {
                 Some(group) => assignable::reserved(self.sysroot, group, one)
-                    .and_then(|()| assignable::free(group, &self.holders_of(group))),
+                    .and_then(|()| assignable::free(function.bdf, group, &self.holders_of(group))),
                 None => Ok(()),
             });
         if let Err(failure) = refusal {

@@ -80,8 +80,8 @@ fn devices() -> Vec<Refusal> {
             about: "a device that does not exist; the nearest one is suggested",
             code: "E1101",
             status: 4,
-            arguments: "--vfio 0000:00:44.0",
-            says: &["0000:00:44.0", "0000:00:04.0"],
+            arguments: "--vfio 0000:01:04.0",
+            says: &["0000:01:04.0", "0000:00:04.0"],
             ..NOTHING
         },
         Refusal {
@@ -167,7 +167,7 @@ fn host() -> Vec<Refusal> {
             code: "E1003",
             status: 3,
             before: "bind $nvme0\nchmod 600 /dev/kvm",
-            by: "setpriv --reuid 65534 --regid 65534 --clear-groups",
+            by: "/usr/bin/setpriv --reuid 65534 --regid 65534 --clear-groups",
             arguments: "--vfio $nvme0",
             says: &["/dev/"],
             ..NOTHING
@@ -196,7 +196,7 @@ fn memory() -> Vec<Refusal> {
                      chmod 666 /dev/kvm /dev/vfio/vfio\n\
                      chown nobody /dev/vfio/$(group $nvme0)\n\
                      ulimit -l 65536",
-            by: "setpriv --reuid 65534 --regid 65534 --clear-groups",
+            by: "/usr/bin/setpriv --reuid 65534 --regid 65534 --clear-groups",
             arguments: "--memory 512M --vfio $nvme0",
             after: "ulimit -l unlimited\nchmod 600 /dev/kvm",
             says: &["64 MiB"],

@@ -13,7 +13,12 @@ use super::{
     Warning,
     nodes::{self, Refused},
 };
-use crate::{bdf::BdfSelector, codes, failure::Failure, names::Names};
+use crate::{
+    bdf::{Bdf, BdfSelector},
+    codes,
+    failure::Failure,
+    names::Names,
+};
 
 /// Checks all functions of a run together: two of one group may need each other. The first refusal wins, in the
 /// order in which a user can mend things.
@@ -31,7 +36,9 @@ pub fn assignable(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<Vec<W
     }
     for group in &groups {
         let path = format!("/dev/vfio/{group}");
-        free(*group, &nodes::who_has(sysroot, &path)?.found)?;
+        if let Some(first) = functions.iter().find(|function| function.group == Some(*group)) {
+            free(first.bdf, *group, &nodes::who_has(sysroot, &path)?.found)?;
+        }
         node(sysroot, *group, &path)?;
     }
     siblings(sysroot, functions)
@@ -171,10 +178,13 @@ pub(in super::super) fn is_foreign(member: &HostFunction) -> bool {
     !member.is_bridge() && member.driver.as_deref().is_some_and(|driver| !harmless(driver))
 }
 
-/// Nobody has the group open; `holders` are those who have.
-pub(in super::super) fn free(group: u32, holders: &[Holder]) -> Result<(), Failure> {
+/// Nobody has the function's group open; `holders` are those who have.
+pub(in super::super) fn free(bdf: Bdf, group: u32, holders: &[Holder]) -> Result<(), Failure> {
     let [first, others @ ..] = holders else { return Ok(()) };
-    let cause = format!("IOMMU group {group} is in use by {} (pid {})", first.name, first.pid);
+    let cause = format!(
+        "{bdf} is in use: {} (pid {}) has its IOMMU group {group} open",
+        first.name, first.pid
+    );
     let fix = format!("end that virtual machine first, or: kill {}", first.pid);
     Err(others.iter().fold(Failure::new(&codes::E1107, cause, fix), |failure, holder| {
         failure.detail(format!("also by {} (pid {})", holder.name, holder.pid))

@@ -164,7 +164,10 @@ fn group_in_use_names_the_process() {
     tree.file("/proc/4242/comm", "qemu-system-x86\n");
     let failure = check(&tree, &CARD).unwrap_err();
     assert_eq!(failure.code.id, "E1107");
-    assert_eq!(failure.cause, "IOMMU group 31 is in use by qemu-system-x86 (pid 4242)");
+    assert_eq!(
+        failure.cause,
+        "0000:3b:00.0 is in use: qemu-system-x86 (pid 4242) has its IOMMU group 31 open"
+    );
 }
 
 #[test]
