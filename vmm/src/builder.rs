@@ -61,8 +61,8 @@ pub(crate) fn run(config: &RunConfig) -> Result<u8, Failure> {
         .map_err(|error| error.into_failure())?;
     let selection = Selection::find(&sysroot, &config.vfio)?;
     report::warnings(&selection.warnings);
+    let plan = dry_plan(&sysroot, config, &selection)?;
     if config.dry_run {
-        let plan = dry_plan(&sysroot, config, &selection)?;
         let hosts: Vec<_> = selection.functions().collect();
         return report::dry_run(config, &hosts, &plan).map(|()| 0);
     }
@@ -71,7 +71,8 @@ pub(crate) fn run(config: &RunConfig) -> Result<u8, Failure> {
     build(config, &selection)?.run()
 }
 
-/// The plan from what sysfs says: the container is not opened.
+/// The plan from what sysfs says, the container not opened: what cannot fit is refused here. What runs is planned again
+/// from what VFIO says, which knows more of the IOMMU.
 fn dry_plan(sysroot: &Sysroot, config: &RunConfig, selection: &Selection) -> Result<Plan, Failure> {
     let requests =
         selection.slots.iter().map(|slot| slot.request(|function| Ok(function.bars_from_host())));
@@ -177,7 +178,9 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
         // Functions of one slot are one device and rarely talk to each other; mapping a large BAR is not cheap.
         P2p::Auto => selection.slots.len() > 1,
     };
-    let peers = dma.clone().filter(|_| p2p).map(PeerMappings::new);
+    let behind = config.p2p == P2p::Auto;
+    let peers = dma.clone().filter(|_| p2p).map(|domain| PeerMappings::new(domain, behind));
+    let peers = peers.transpose().map_err(internal("starting a thread"))?;
     let slots = Arc::new(Memslots::new(&vm, peers));
     let ram_slots = ram
         .regions()

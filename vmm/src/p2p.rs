@@ -1,12 +1,18 @@
 //! Device-to-device DMA: BARs of passed devices in the IOMMU, so that other passed devices reach them.
 //!
-//! Mapping a large BAR takes the kernel seconds, so it is done before the guest starts, at the addresses that the plan
-//! gave, and a mapping stays when the guest turns decoding off: it goes when its BAR really moves, or when another BAR
-//! takes its addresses. A BAR that cannot be mapped costs device-to-device DMA and nothing else.
+//! Mapping a large BAR takes the kernel seconds to minutes, and nobody may have asked for it: `--p2p auto` does it in a
+//! thread of its own while the guest boots, `--p2p on` before the guest starts. A mapping stays when the guest turns
+//! decoding off; it goes when its BAR really moves, or when another BAR takes its addresses. A BAR that cannot be mapped
+//! costs device-to-device DMA and nothing else.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Sender, channel},
+    },
+    thread::{self, JoinHandle},
 };
 
 use strait_devices::{
@@ -15,36 +21,91 @@ use strait_devices::{
 };
 use strait_resources::{codes, range::AddressRange};
 
-/// The BARs that are in the IOMMU.
+/// What is mapped in one call: the end of a machine waits for the call that runs.
+const PIECE: u64 = 1 << 30;
+
+/// The BARs that are in the IOMMU, or on their way there.
 pub(crate) struct PeerMappings {
+    peers: Arc<Peers>,
+    /// `None`: mapped by whoever asks.
+    worker: Option<Worker>,
+}
+
+struct Worker {
+    requests: Sender<(AddressRange, HostMemory)>,
+    thread: JoinHandle<()>,
+}
+
+struct Peers {
     // In the order of tear-down.
     mapped: Mutex<Vec<Peer>>,
     domain: Arc<DmaDomain>,
     warned: AtomicBool,
+    ending: AtomicBool,
 }
 
 struct Peer {
     range: AddressRange,
     memory: HostMemory,
-    _mapping: DmaMapping,
+    _pieces: Vec<DmaMapping>,
 }
 
 impl PeerMappings {
-    /// None yet.
-    pub(crate) fn new(domain: Arc<DmaDomain>) -> Self {
-        Self { mapped: Mutex::default(), domain, warned: AtomicBool::new(false) }
+    /// None yet. `behind`: map them in a thread of their own.
+    pub(crate) fn new(domain: Arc<DmaDomain>, behind: bool) -> io::Result<Self> {
+        let (warned, ending) = Default::default();
+        let peers = Arc::new(Peers { mapped: Mutex::default(), domain, warned, ending });
+        let worker = match behind {
+            true => Some(Worker::start(&peers)?),
+            false => None,
+        };
+        Ok(Self { peers, worker })
     }
 
     /// Sees to it that devices reach `memory` at `range`, as far as that can be.
     pub(crate) fn map(&self, range: AddressRange, memory: HostMemory) {
+        match &self.worker {
+            // The thread ends only with us.
+            Some(worker) => drop(worker.requests.send((range, memory))),
+            None => self.peers.map(range, memory),
+        }
+    }
+}
+
+impl Drop for PeerMappings {
+    fn drop(&mut self) {
+        self.peers.ending.store(true, Ordering::Relaxed);
+        if let Some(Worker { requests, thread }) = self.worker.take() {
+            drop(requests);
+            // One that panicked has said why.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Worker {
+    fn start(peers: &Arc<Peers>) -> io::Result<Self> {
+        let (requests, waiting) = channel();
+        let peers = Arc::clone(peers);
+        let thread = thread::Builder::new().name("p2p".to_owned()).spawn(move || {
+            for (range, memory) in waiting {
+                peers.map(range, memory);
+            }
+        })?;
+        Ok(Self { requests, thread })
+    }
+}
+
+impl Peers {
+    fn map(&self, range: AddressRange, memory: HostMemory) {
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         if mapped.iter().any(|peer| peer.range == range && peer.memory == memory) {
             return;
         }
         // What was here before, and where this BAR was before.
         mapped.retain(|peer| !peer.range.overlaps(range) && peer.memory != memory);
-        match self.domain.map_p2p(range, memory) {
-            Ok(mapping) => mapped.push(Peer { range, memory, _mapping: mapping }),
+        match self.map_pieces(range, memory) {
+            Ok(pieces) => mapped.push(Peer { range, memory, _pieces: pieces }),
             Err(error) if self.warned.swap(true, Ordering::Relaxed) => {
                 log::info!("device-to-device DMA to {range} is off: {error}");
             }
@@ -53,5 +114,42 @@ impl PeerMappings {
                 codes::E1305.id
             ),
         }
+    }
+
+    /// All of it or nothing; less only when the machine ends.
+    fn map_pieces(&self, range: AddressRange, memory: HostMemory) -> io::Result<Vec<DmaMapping>> {
+        pieces(range, memory)
+            .take_while(|_| !self.ending.load(Ordering::Relaxed))
+            .map(|(range, memory)| self.domain.map_p2p(range, memory))
+            .collect()
+    }
+}
+
+fn pieces(
+    range: AddressRange,
+    memory: HostMemory,
+) -> impl Iterator<Item = (AddressRange, HostMemory)> {
+    (0..memory.len).step_by(PIECE as usize).filter_map(move |at| {
+        let len = (memory.len - at).min(PIECE);
+        let range = AddressRange::new(range.first().checked_add(at)?, len)?;
+        Some((range, HostMemory { address: memory.address.checked_add(at as usize)?, len }))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_the_whole_of_a_bar_without_a_gap() {
+        let memory = HostMemory { address: 0x7f00_0000_0000, len: (5 << 29) + 0x1000 };
+        let range = AddressRange::new(0x80_0000_0000, memory.len).unwrap();
+        let mut next = (range.first(), memory.address as u64);
+        for (range, memory) in pieces(range, memory) {
+            assert_eq!((range.first(), memory.address as u64), next);
+            assert_eq!(range.len(), memory.len);
+            next = (range.last() + 1, memory.address as u64 + memory.len);
+        }
+        assert_eq!(next, (range.last() + 1, memory.address as u64 + memory.len));
     }
 }

@@ -11,7 +11,7 @@ use strait_devices::{
     pci::{function::PciFunction, port::Link},
     ports::{IrqLine, MsiRouter},
     vfio::{
-        attach::{Identity, is_alive},
+        attach::{AttachError, Identity, is_alive},
         backend::VfioBackend,
         bars::presented_bars,
         dma::DmaDomain,
@@ -228,6 +228,24 @@ impl Chosen {
     }
 }
 
+/// A device that opens and then is no use.
+fn cannot_attach(bdf: Bdf, error: AttachError) -> Failure {
+    let cause = format!("{bdf} cannot be prepared for the guest");
+    match error {
+        AttachError::Map { .. } => {
+            let fix = format!(
+                "something else on the host claims the BAR's addresses: look for \"can't reserve\" in dmesg, and \
+                 with grep {bdf} /proc/iomem"
+            );
+            Failure::new(&codes::E1203, cause, fix).source(error)
+        }
+        _ => {
+            let fix = "the device may be in D3 or dead: power-cycle it, then look at dmesg";
+            Failure::new(&codes::E1110, cause, fix).source(error)
+        }
+    }
+}
+
 /// A function with its number in the guest's slot.
 pub(crate) type Numbered = (u8, Box<dyn PciFunction>);
 
@@ -284,11 +302,8 @@ impl Opened {
             .map(|(slot, devices)| {
                 let mut devices = devices.iter();
                 slot.request(|function| match devices.next() {
-                    Some(device) => presented_bars(device.as_ref(), &function.rom).map_err(|error| {
-                        let cause = format!("the BARs of {} cannot be read", function.host.bdf);
-                        let fix = "the device may be in D3 or dead: power-cycle it, then look at dmesg";
-                        Failure::new(&codes::E1110, cause, fix).source(error)
-                    }),
+                    Some(device) => presented_bars(device.as_ref(), &function.rom)
+                        .map_err(|error| cannot_attach(function.host.bdf, error)),
                     None => Ok(Vec::new()),
                 })
             })
@@ -338,12 +353,7 @@ impl Opened {
                     identity: Identity::default(),
                     on_bus_master: None,
                 })
-                .map_err(|error| {
-                    let cause =
-                        format!("{} cannot be prepared for the guest: {error}", function.host.bdf);
-                    let fix = "the device may be in D3 or dead: power-cycle it, then look at dmesg";
-                    Failure::new(&codes::E1110, cause, fix)
-                })?;
+                .map_err(|error| cannot_attach(function.host.bdf, error))?;
                 Ok((function.number, Box::new(built) as Box<dyn PciFunction>))
             })
             .collect()

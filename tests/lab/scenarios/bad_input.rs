@@ -222,13 +222,13 @@ fn memory() -> Vec<Refusal> {
             ..NOTHING
         },
         Refusal {
-            name: "bar-beyond-iommu",
-            about: "a BAR beyond what the IOMMU can address; the table says who needs what",
-            code: "E1201",
+            name: "bar-the-host-lost",
+            about: "a BAR that the host itself found no free place for",
+            code: "E1203",
             status: 5,
             before: "bind $bar512g",
             arguments: "--vfio $bar512g",
-            says: &["0000:00:07.0", "512 GiB"],
+            says: &["0000:00:07.0", "BAR 2", "can't reserve"],
             host: HostKind::Narrow,
             ..NOTHING
         },
