@@ -231,7 +231,9 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
             plan,
             apic_ids: apic_ids(config),
             kernel: config.kernel.clone(),
-            pm_timer: needs_pm_timer(config, &supported),
+            // A guest that sees KVM has kvm-clock. One that does not runs on its TSC and needs something to check it
+            // against: with nothing better Linux takes its own tick, and then distrusts the TSC.
+            pm_timer: config.cpu.hide != Hide::No,
             power_on: vcpus.first().map(Vcpu::power_on_sregs).unwrap_or_default(),
         },
         vcpus,
@@ -370,15 +372,6 @@ fn vcpus(
             Vcpu::new(vm.fd(), index, apic_id, cpuid, hidden, &msr_indices)
         })
         .collect()
-}
-
-/// A guest that sees KVM has kvm-clock. One that does not has the TSC, unless it has several CPUs and is not told that
-/// their TSCs run alike: then it needs the PM timer, slow as it is.
-fn needs_pm_timer(config: &RunConfig, supported: &CpuId) -> bool {
-    // Leaf 0x8000_0007, EDX 8: the TSC is invariant (AMD APM 3, E.4.6; Intel SDM 3, 18.17.1).
-    let power = supported.as_slice().iter().find(|entry| entry.function == 0x8000_0007);
-    let invariant = power.is_some_and(|entry| entry.edx & 1 << 8 != 0);
-    config.cpu.hide != Hide::No && !invariant && config.cpu.count.get() > 1
 }
 
 /// Something that works on every host that got this far did not.

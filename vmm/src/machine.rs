@@ -54,7 +54,7 @@ pub(crate) struct Image {
     pub(crate) apic_ids: Vec<u32>,
     pub(crate) kernel: Kernel,
     pub(crate) power_on: kvm_sregs,
-    /// The guest has no better clock than the PM timer.
+    /// The guest needs the PM timer.
     pub(crate) pm_timer: bool,
 }
 
