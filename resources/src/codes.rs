@@ -48,6 +48,7 @@ codes! {
     E1201 5 "64-bit BARs do not fit"
     E1202 5 "32-bit BARs do not fit"
     E1203 5 "a BAR cannot be mapped"
+    E1204 5 "the host has no address for a BAR"
     E1208 5 "too many devices"
     E1301 6 "not enough memory"
     E1302 6 "guest RAM is outside what the IOMMU can address"

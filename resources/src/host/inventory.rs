@@ -117,6 +117,7 @@ impl<'a> Judge<'a> {
         let refusal =
             assignable::kind(self.sysroot, function).and_then(|()| match function.group {
                 Some(group) => assignable::reserved(self.sysroot, group, one)
+                    .and_then(|()| assignable::addressed(function))
                     .and_then(|()| assignable::free(function.bdf, group, &self.holders_of(group))),
                 None => Ok(()),
             });

@@ -3,6 +3,7 @@
 pub mod capabilities;
 pub mod check;
 pub mod cpu;
+pub mod doctor;
 pub mod driver;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;

@@ -6,12 +6,15 @@
 use std::{
     fs,
     io::{self, Read},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 /// No file that the host checks read is longer; a pci.ids is 1.5 MiB.
 const READ_LIMIT: u64 = 16 << 20;
+
+const EPIPE: i32 = 32;
 
 /// A host, real or laid out in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,6 +157,38 @@ impl Sysroot {
             gid: meta.gid(),
             mode: meta.mode() & 0o7777,
         }))
+    }
+
+    /// When a file's content was written last; `None` when there is nothing.
+    pub fn modified(&self, path: &str) -> Result<Option<SystemTime>, SysError> {
+        let modified = fs::metadata(self.path(path)).and_then(|meta| meta.modified());
+        present(modified.map_err(error("look at", path)))
+    }
+
+    /// What a file that waits for more, as /dev/kmsg does, has now.
+    pub fn read_available(&self, path: &str) -> Result<String, SysError> {
+        const O_NONBLOCK: i32 = 0o4000;
+        /// One record of /dev/kmsg at most.
+        const RECORD: usize = 8192;
+        let read = || {
+            let mut file =
+                fs::OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(self.path(path))?;
+            let (mut bytes, mut record) = (Vec::new(), vec![0; RECORD]);
+            while bytes.len() < READ_LIMIT as usize {
+                match file.read(&mut record) {
+                    Ok(0) => break,
+                    Ok(count) => bytes.extend_from_slice(record.get(..count).unwrap_or_default()),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    // The record was overwritten before it was read: the next one is there.
+                    Err(error) if error.raw_os_error() == Some(EPIPE) => {}
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(bytes)
+        };
+        let bytes = read().map_err(error("read", path))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Opens for reading and writing and closes again: what the system says is the best permission check.

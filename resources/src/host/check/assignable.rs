@@ -14,10 +14,12 @@ use super::{
     nodes::{self, Refused},
 };
 use crate::{
+    bar::{BarKind, BarSpec},
     bdf::{Bdf, BdfSelector},
     codes,
     failure::Failure,
     names::Names,
+    size::Size,
 };
 
 /// Checks all functions of a run together: two of one group may need each other. The first refusal wins, in the
@@ -29,6 +31,9 @@ pub fn assignable(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<Vec<W
     let groups: BTreeSet<u32> = functions.iter().filter_map(|function| function.group).collect();
     for group in &groups {
         reserved(sysroot, *group, functions)?;
+    }
+    for function in functions {
+        addressed(function)?;
     }
     on_vfio(sysroot, functions)?;
     for group in &groups {
@@ -85,6 +90,28 @@ pub(in super::super) fn reserved(
     Err(direct.iter().fold(Failure::new(&codes::E1309, cause, fix), |failure, region| {
         failure.detail(format!("reserved: {}", region.range))
     }))
+}
+
+/// The kernel enables no device that has a memory BAR without an address, for itself or for VFIO.
+pub(in super::super) fn addressed(function: &HostFunction) -> Result<(), Failure> {
+    let homeless = |bar: &&BarSpec| {
+        let is_window = matches!(bar.kind, BarKind::Memory32 { .. } | BarKind::Memory64 { .. });
+        is_window && function.unassigned.contains(&bar.index)
+    };
+    let Some(bar) = function.bars.iter().find(homeless) else { return Ok(()) };
+    let cause = format!(
+        "{} of {}, {}, has no address on the host",
+        bar.index,
+        function.bdf,
+        Size(bar.size)
+    );
+    let fix = match bar.kind {
+        BarKind::Memory64 { .. } => {
+            "switch on Above 4G Decoding (and Resizable BAR) in the firmware setup"
+        }
+        _ => "update the firmware, or take another card out: the room below 4 GiB is full",
+    };
+    Err(Failure::new(&codes::E1204, cause, fix))
 }
 
 fn in_group(functions: &[HostFunction], group: u32) -> impl Iterator<Item = &HostFunction> {
@@ -192,7 +219,7 @@ pub(in super::super) fn free(bdf: Bdf, group: u32, holders: &[Holder]) -> Result
 }
 
 /// The group's node is there and we may open it.
-fn node(sysroot: &Sysroot, group: u32, path: &str) -> Result<(), Failure> {
+pub(in super::super) fn node(sysroot: &Sysroot, group: u32, path: &str) -> Result<(), Failure> {
     if !sysroot.exists(path) {
         let cause = format!("there is no {path}, although the group is on VFIO");
         let fix = format!(
@@ -221,7 +248,10 @@ fn node(sysroot: &Sysroot, group: u32, path: &str) -> Result<(), Failure> {
 
 /// Other functions of the same slots that VFIO holds, or that no driver has, and that stay here: many cards
 /// need all of theirs, and a reset of the slot hits them too.
-fn siblings(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<Vec<Warning>, Failure> {
+pub(in super::super) fn siblings(
+    sysroot: &Sysroot,
+    functions: &[HostFunction],
+) -> Result<Vec<Warning>, Failure> {
     let mut warnings = Vec::new();
     let mut seen = BTreeSet::new();
     for function in functions {

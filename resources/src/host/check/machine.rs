@@ -63,15 +63,31 @@ fn no_kvm(cpu: &Cpu) -> Failure {
 
 /// What passing a device needs beside KVM: an IOMMU with interrupt remapping, and VFIO.
 pub fn vfio(sysroot: &Sysroot) -> Result<(), Failure> {
-    const CONTAINER: &str = "/dev/vfio/vfio";
-    if let State::Off(why) = iommu::state(sysroot)? {
-        return Err(no_iommu(&why, iommu::vendor(sysroot)?));
+    iommu(sysroot)?;
+    interrupt_remapping(sysroot)?;
+    container(sysroot)
+}
+
+/// There are IOMMU groups.
+pub(in super::super) fn iommu(sysroot: &Sysroot) -> Result<(), Failure> {
+    match iommu::state(sysroot)? {
+        State::On => Ok(()),
+        State::Off(why) => Err(no_iommu(&why, iommu::vendor(sysroot)?)),
     }
-    if iommu::has_interrupt_remapping(sysroot)? == Some(false)
-        && !iommu::allows_unsafe_interrupts(sysroot)?
-    {
+}
+
+/// A device's interrupts go to its own guest, or somebody accepted that they do not.
+pub(in super::super) fn interrupt_remapping(sysroot: &Sysroot) -> Result<(), Failure> {
+    let lacks = iommu::has_interrupt_remapping(sysroot)? == Some(false);
+    if lacks && !iommu::allows_unsafe_interrupts(sysroot)? {
         return Err(no_interrupt_remapping());
     }
+    Ok(())
+}
+
+/// The node that every VFIO user opens first is there and opens.
+pub(in super::super) fn container(sysroot: &Sysroot) -> Result<(), Failure> {
+    const CONTAINER: &str = "/dev/vfio/vfio";
     if !sysroot.exists(CONTAINER) {
         return Err(no_vfio(sysroot));
     }

@@ -2,7 +2,7 @@
 //! that no two can disagree about a host.
 
 pub(super) mod assignable;
-mod machine;
+pub(super) mod machine;
 mod memory;
 mod nodes;
 mod select;

@@ -1,0 +1,128 @@
+//! The device as the host has it: which, whose, for what.
+
+use super::{
+    super::{
+        check::assignable,
+        driver,
+        holders::device_holders,
+        iommu::{self, State},
+        pci::{self, HostFunction},
+    },
+    Answer, Host, Outcome,
+};
+
+/// 12: a live endpoint in a group.
+pub(super) fn identity(host: &Host<'_>, function: &HostFunction) -> Answer {
+    let mut name = host.name(function);
+    if let Some(label) = &function.label {
+        name = format!("{name}, \"{label}\"");
+    }
+    if function.group.is_none() && iommu::state(host.sysroot)? != State::On && !function.is_bridge()
+    {
+        return Ok(vec![Outcome::pass(name)]);
+    }
+    Ok(vec![Outcome::of(assignable::kind(host.sysroot, function), name)])
+}
+
+/// 13: functions of the same card that stay behind.
+pub(super) fn siblings(host: &Host<'_>) -> Answer {
+    if host.chosen.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(match assignable::siblings(host.sysroot, host.chosen) {
+        Ok(warnings) if warnings.is_empty() => {
+            vec![Outcome::pass(
+                "no function of these cards stays behind on VFIO or in their groups",
+            )]
+        }
+        Ok(warnings) => warnings.into_iter().map(Outcome::refusal).collect(),
+        Err(failure) => vec![Outcome::refusal(failure)],
+    })
+}
+
+/// 14: vfio-pci has it.
+pub(super) fn driver(host: &Host<'_>, function: &HostFunction) -> Answer {
+    if function.is_bridge() {
+        return Ok(Vec::new());
+    }
+    let driver = function.driver.as_deref().unwrap_or("nobody");
+    let good = format!("{driver} has it");
+    let one = std::slice::from_ref(function);
+    let mut found = vec![Outcome::of(assignable::on_vfio(host.sysroot, one), good)];
+    if host.text("/sys/bus/pci/drivers_autoprobe")?.as_deref() == Some("0") {
+        found.push(Outcome::info("the kernel binds no driver by itself: drivers_autoprobe is 0"));
+    }
+    Ok(found)
+}
+
+/// 15: an unbind waits for every process that has a node of the driver open.
+pub(super) fn open_nodes(host: &Host<'_>, function: &HostFunction) -> Answer {
+    let vfio = |node: &str| node.starts_with("/dev/vfio/");
+    let mut holders = device_holders(host.sysroot, function)?;
+    holders.found.retain(|holder| !vfio(&holder.node));
+    if holders.found.is_empty() {
+        return Ok(vec![if holders.hidden > 0 && !function.is_on_vfio() {
+            let fact = format!("{} processes could not be looked into", holders.hidden);
+            Outcome::skip(fact, "run strait doctor as root")
+        } else {
+            Outcome::pass("no process has a node of its driver open")
+        }]);
+    }
+    let pids: Vec<String> = holders.found.iter().map(|holder| holder.pid.to_string()).collect();
+    let fact = format!("{} processes use it: unbinding would wait for them", {
+        let mut pids = pids.clone();
+        pids.dedup();
+        pids.len()
+    });
+    let fix = "end them first, or the services behind them";
+    Ok(vec![holders.found.iter().fold(Outcome::warn(fact, fix), |outcome, holder| {
+        outcome.detail(format!("{} (pid {}) has {}", holder.name, holder.pid, holder.node))
+    })])
+}
+
+/// 16: what the host would lose.
+pub(super) fn host_uses(host: &Host<'_>, function: &HostFunction) -> Answer {
+    let uses = driver::uses(host.sysroot, function)?;
+    if uses.is_empty() {
+        return Ok(vec![Outcome::pass("the host does not depend on it")]);
+    }
+    let fix = "keep it, or move the host to another device first";
+    Ok(uses.iter().map(|used| Outcome::warn(used.to_string(), fix)).collect())
+}
+
+/// 17: where the host's picture stays.
+pub(super) fn other_display(host: &Host<'_>) -> Answer {
+    if !host.chosen.iter().any(|function| function.class.is_display()) {
+        return Ok(Vec::new());
+    }
+    let stays = host.all.iter().find(|function| {
+        function.class.is_display() && !host.is_chosen(function.bdf) && !function.is_on_vfio()
+    });
+    let mut found = vec![match stays {
+        Some(other) if other.driver.is_some() => {
+            Outcome::pass(format!("the host's display stays on {} {}", other.bdf, host.name(other)))
+        }
+        Some(other) => {
+            Outcome::info(format!("{} could show the host's console, but has no driver", other.bdf))
+        }
+        None => Outcome::warn(
+            "the host has no other display: its console goes dark",
+            "log in by network or serial console before the guest starts",
+        ),
+    }];
+    let boot = host.chosen.iter().find(|function| function.boot_vga == Some(true));
+    if let Some(boot) = boot {
+        let path = pci::path(boot.bdf, "rom");
+        found.push(
+            Outcome::warn(
+                format!(
+                    "{} is the display that the firmware started: its ROM may be a used copy",
+                    boot.bdf
+                ),
+                "make another display the primary one in the firmware setup, or give rom=FILE",
+            )
+            .detail(format!("the kernel shows the copy as {path}")),
+        );
+    }
+    Ok(found)
+}

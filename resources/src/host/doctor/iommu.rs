@@ -1,0 +1,114 @@
+//! The IOMMU as a whole.
+
+use std::collections::BTreeMap;
+
+use super::{
+    super::{
+        check::machine,
+        cpu,
+        iommu::{self, GROUPS, State, WhyOff},
+    },
+    Answer, Host, Outcome, boot,
+};
+
+/// 4: there are groups.
+pub(super) fn active(host: &Host<'_>) -> Answer {
+    let groups = host.sysroot.list_if_present(GROUPS)?.len();
+    let units = host.sysroot.list_if_present("/sys/class/iommu")?;
+    let good = format!("on, with {groups} groups ({})", units.join(", "));
+    let mut outcome = Outcome::of(machine::iommu(host.sysroot), good);
+    if let State::Off(WhyOff::ArgumentMissing) = iommu::state(host.sysroot)? {
+        // Whoever has done that already needs another sentence.
+        if let Some(place) = boot::requested(host.sysroot, "intel_iommu=on")? {
+            outcome.fact = format!(
+                "no IOMMU: intel_iommu=on is asked for in {place}, but absent from /proc/cmdline"
+            );
+            outcome.fix = boot::not_applied(host.sysroot, &place)?;
+        }
+    }
+    Ok(vec![outcome])
+}
+
+/// 5: what was asked of it.
+pub(super) fn request(host: &Host<'_>) -> Answer {
+    let tables = ["DMAR", "IVRS"];
+    let table = tables
+        .into_iter()
+        .find(|name| host.sysroot.exists(&format!("/sys/firmware/acpi/tables/{name}")));
+    let cmdline = host.cmdline()?;
+    let words: Vec<&str> = cmdline
+        .split_whitespace()
+        .filter(|word| {
+            ["intel_iommu=", "amd_iommu=", "iommu=", "intremap="]
+                .iter()
+                .any(|key| word.starts_with(key))
+        })
+        .collect();
+    let words = if words.is_empty() { "none".to_owned() } else { words.join(" ") };
+    let table = table.map_or_else(
+        || "no ACPI table DMAR or IVRS".to_owned(),
+        |table| format!("ACPI table {table}"),
+    );
+    Ok(vec![Outcome::info(format!("{table}; kernel arguments for it: {words}"))])
+}
+
+/// 6: do the host's own devices go through the IOMMU's translation? Only a matter of the host's speed.
+pub(super) fn mode(host: &Host<'_>) -> Answer {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for group in host.sysroot.list_if_present(GROUPS)? {
+        if let Some(kind) = host.text(&format!("{GROUPS}/{group}/type"))? {
+            *kinds.entry(kind).or_default() += 1;
+        }
+    }
+    if kinds.is_empty() {
+        return Ok(vec![Outcome::skip("no group tells its type", "")]);
+    }
+    let list: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let list = list.join(", ");
+    if kinds.keys().any(|kind| kind.starts_with("DMA")) && !host.cmdline()?.contains("iommu=pt") {
+        let fact = format!("the host's own DMA is translated ({list})");
+        let mut outcome = Outcome::info(fact);
+        outcome.fix = "iommu=pt spares the host that cost; guests are the same".to_owned();
+        return Ok(vec![outcome]);
+    }
+    Ok(vec![Outcome::info(format!("groups by type: {list}"))])
+}
+
+/// 7: a device's interrupts are kept to its guest.
+pub(super) fn remapping(host: &Host<'_>) -> Answer {
+    if iommu::state(host.sysroot)? != State::On {
+        return Ok(vec![Outcome::skip("no IOMMU to look at", "")]);
+    }
+    let good = match iommu::has_interrupt_remapping(host.sysroot)? {
+        Some(true) => Outcome::pass("every IOMMU remaps interrupts"),
+        None => Outcome::skip("sysfs does not tell on this platform; VFIO will", ""),
+        Some(false) => match machine::interrupt_remapping(host.sysroot) {
+            Err(failure) => Outcome::refusal(failure),
+            Ok(()) => Outcome::warn(
+                "no interrupt remapping, and allow_unsafe_interrupts accepts that risk",
+                "a guest can send any interrupt to the host: only trusted guests",
+            ),
+        },
+    };
+    Ok(vec![good])
+}
+
+/// 8: what devices can address.
+pub(super) fn width(host: &Host<'_>) -> Answer {
+    let groups: Vec<u32> =
+        host.sysroot.list_if_present(GROUPS)?.iter().filter_map(|name| name.parse().ok()).collect();
+    let chosen: Vec<u32> = host.chosen.iter().filter_map(|function| function.group).collect();
+    let groups = if chosen.is_empty() { groups } else { chosen };
+    let constraints = iommu::dma_constraints(host.sysroot, &groups)?;
+    let Some(last) = constraints.iova.last().map(|range| range.last()) else {
+        return Ok(vec![Outcome::skip("no IOMMU to look at", "")]);
+    };
+    let bits = 64 - last.leading_zeros();
+    let cpu = u32::from(cpu::physical_bits(host.sysroot));
+    let fact = format!("devices can address {bits} bits, the CPU {cpu}");
+    Ok(vec![if bits >= cpu {
+        Outcome::pass(fact)
+    } else {
+        Outcome::info(fact + ": large BARs are placed below the IOMMU's end")
+    }])
+}
