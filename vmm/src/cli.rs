@@ -43,6 +43,15 @@ Examples:
   strait devices show 3b:00
   strait devices show 10de:1e07 --json";
 
+const DOCTOR_EXAMPLES: &str = "\
+FAIL is what a run would refuse, with the same code; WARN is what would hurt; SKIP could not be looked
+at, mostly for want of root. -v shows what is in order, too. The exit status is that of the first FAIL, 0
+without one. Everything is read, nothing is changed.
+
+Examples:
+  strait doctor 3b:00
+  strait doctor 3b:00 --fix-plan";
+
 /// A KVM monitor that hands whole PCI devices to a guest.
 #[derive(Debug, Parser)]
 #[command(name = "strait", version, max_term_width = 100, after_help = EXAMPLES)]
@@ -63,6 +72,9 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Show the host's PCI devices and which of them a guest can have.
     Devices(DevicesArgs),
+    /// Say what stands between this host and a guest with its devices.
+    #[command(visible_alias = "check")]
+    Doctor(DoctorArgs),
     /// Tell more about an error or a warning.
     Explain(ExplainArgs),
 }
@@ -164,6 +176,20 @@ pub(crate) struct ShowArgs {
     /// Which.
     #[arg(required = true, value_name = "DEVICE")]
     pub(crate) devices: Vec<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `strait doctor`, word for word.
+#[derive(Debug, Args)]
+#[command(after_help = DOCTOR_EXAMPLES)]
+pub(crate) struct DoctorArgs {
+    /// The devices for the guest, as strait devices show takes them; without one, the host alone.
+    #[arg(value_name = "DEVICE")]
+    pub(crate) devices: Vec<String>,
+    /// Print the lines that mend this host, for its distribution and boot loader.
+    #[arg(long)]
+    pub(crate) fix_plan: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

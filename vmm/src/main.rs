@@ -40,6 +40,7 @@ fn main() -> ExitCode {
     ended(match cli.command {
         Command::Run(args) => command::run::run(*args),
         Command::Devices(args) => command::devices::run(&args),
+        Command::Doctor(args) => command::doctor::run(&args, cli.verbose),
         Command::Explain(args) => command::explain::run(&args),
     })
 }

@@ -1,0 +1,133 @@
+//! `strait doctor`: every check of the host and of the devices named, worst first.
+
+mod json;
+mod next;
+
+use std::{fmt::Write as _, path::Path};
+
+use anstyle::Style;
+use strait_resources::{
+    codes,
+    failure::Failure,
+    host::{
+        check,
+        doctor::{self, Finding, Level, Plan},
+        sysroot::Sysroot,
+    },
+};
+
+use crate::{
+    cli::DoctorArgs,
+    report::{self, ERROR, GOOD, QUIET, STRONG, WARNING, wrapped},
+    vm,
+};
+
+/// `FAIL` and a gap.
+const LEVEL: usize = 6;
+
+/// Looks and tells. The exit status is that of the first failure.
+pub(crate) fn run(args: &DoctorArgs, verbose: u8) -> Result<u8, Failure> {
+    let sysroot = Sysroot::at(&args.output.sysroot);
+    let chosen = check::select(&sysroot, &args.devices)?;
+    let mut findings = doctor::examine(&sysroot, &chosen)?;
+    if args.output.sysroot == Path::new("/") {
+        kvm_capabilities(&mut findings);
+    }
+    let plan = match args.fix_plan {
+        true => Some(doctor::fix_plan(&sysroot, &chosen)?),
+        false => None,
+    };
+    let status = doctor::exit_status(&findings);
+    if args.output.json {
+        report::json(&json::answer(&findings, plan.as_ref(), status))?;
+    } else if let Some(plan) = &plan {
+        report::out(&script(plan))?;
+    } else {
+        let columns = report::columns();
+        let mut text = render(&findings, columns, verbose > 0);
+        text.push_str(&next::steps(&sysroot, &chosen, status)?);
+        report::out(&text)?;
+    }
+    Ok(status)
+}
+
+/// What only an open /dev/kvm tells; a directory has none.
+fn kvm_capabilities(findings: &mut Vec<Finding>) {
+    let Err(failure) = vm::Host::open() else { return };
+    // That it does not open at all, the check before has said.
+    if failure.code != &codes::E1005 {
+        return;
+    }
+    let Failure { code, cause, fix, details, .. } = failure;
+    let finding = Finding {
+        check: 2,
+        name: "KVM",
+        source: "/dev/kvm",
+        level: Level::Fail,
+        device: None,
+        fact: cause,
+        fix,
+        details,
+        code: Some(code),
+    };
+    findings.insert(0, finding);
+}
+
+fn render(findings: &[Finding], columns: usize, all: bool) -> String {
+    let mut text = String::new();
+    let shown = findings.iter().filter(|finding| all || finding.level != Level::Pass);
+    for finding in shown {
+        let style = style(finding.level);
+        // Refusals of a run name the device themselves.
+        let device =
+            finding.device.map(|bdf| bdf.to_string()).filter(|bdf| !finding.fact.contains(bdf));
+        let device = device.map_or_else(String::new, |bdf| format!("{bdf} "));
+        let code = finding.code.map_or_else(String::new, |code| format!(" ({})", code.id));
+        let fact = format!("{device}{}: {}{code}", finding.name, finding.fact);
+        let room = columns.saturating_sub(LEVEL);
+        for (position, line) in wrapped(&fact, room).iter().enumerate() {
+            let level = if position == 0 { finding.level.name() } else { "" };
+            let _ = writeln!(text, "{style}{level:4}{style:#}  {line}");
+        }
+        if finding.level < Level::Info {
+            for detail in &finding.details {
+                let _ = writeln!(text, "        {QUIET}{detail}{QUIET:#}");
+            }
+        }
+        // Commands stay whole, to be copied.
+        if !finding.fix.is_empty() {
+            let _ = writeln!(text, "      {QUIET}fix:{QUIET:#} {}", finding.fix);
+        }
+    }
+    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let parts: Vec<String> = [Level::Fail, Level::Warn, Level::Skip, Level::Info, Level::Pass]
+        .into_iter()
+        .map(|level| format!("{} {}", count(level), level.name()))
+        .collect();
+    let _ = writeln!(text, "{STRONG}{}{STRONG:#}", parts.join(", "));
+    text
+}
+
+const fn style(level: Level) -> Style {
+    match level {
+        Level::Fail => ERROR,
+        Level::Warn => WARNING,
+        Level::Pass => GOOD,
+        Level::Skip | Level::Info => QUIET,
+    }
+}
+
+/// A script for a root shell, to be read first.
+fn script(plan: &Plan) -> String {
+    let mut text = format!("# {}\n", plan.system);
+    if plan.steps.is_empty() {
+        text.push_str("# nothing to do\n");
+    }
+    for step in &plan.steps {
+        let _ = writeln!(text, "\n# {}", step.title);
+        for line in &step.lines {
+            let _ = writeln!(text, "{line}");
+        }
+    }
+    text
+}

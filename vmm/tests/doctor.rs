@@ -1,0 +1,117 @@
+//! `strait doctor` on hosts laid out in a directory. The pages in `golden` were read by eye;
+//! `STRAIT_BLESS=1 cargo test -p strait --test doctor` writes them anew.
+
+mod golden;
+
+use std::process::Command;
+
+use golden::{assert_golden, assert_schema};
+use serde_json::Value;
+use strait_resources::host::fixture::{Function, Tree};
+
+/// A newcomer's host: the IOMMU works, nothing is bound.
+fn newcomer() -> Tree {
+    let tree = Tree::new();
+    tree.host_basics();
+    tree.file("/proc/sys/kernel/osrelease", "6.1.0-31-amd64\n");
+    tree.file("/boot/vmlinuz-6.1.0-31-amd64", "");
+    tree.file("/boot/initrd.img-6.1.0-31-amd64", "");
+    tree.file("/etc/os-release", "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n");
+    tree.file("/etc/default/grub", "GRUB_CMDLINE_LINUX=\"quiet\"\n");
+    tree.directory("/etc/initramfs-tools");
+    tree.file("/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n");
+    for (module, file, value) in [
+        ("kvm_intel", "ept", "Y"),
+        ("kvm_intel", "enable_apicv", "N"),
+        ("vfio_iommu_type1", "dma_entry_limit", "65535"),
+    ] {
+        tree.file(&format!("/sys/module/{module}/parameters/{file}"), value);
+    }
+    tree.function(&Function { driver: Some("e1000e"), group: Some(7), ..Function::default() });
+    tree.function(&Function {
+        bdf: "0000:01:00.0",
+        id: (0x10de, 0x1e07),
+        class: 0x03_0000,
+        driver: Some("nouveau"),
+        group: Some(8),
+        ..Function::default()
+    });
+    tree
+}
+
+/// Exit status and answer.
+fn strait(tree: &Tree, words: &[&str]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(words)
+        .arg("--sysroot")
+        .arg(tree.sysroot().path("/"))
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(told, "", "{words:?}");
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn host_with_nothing_bound_is_told_the_commands_to_a_running_guest() {
+    let (status, text) = strait(&newcomer(), &["doctor"]);
+    assert_eq!(status, 0);
+    assert_golden("doctor-newcomer.txt", &text);
+}
+
+#[test]
+fn device_on_a_host_driver_fails_as_a_run_would() {
+    let (status, text) = strait(&newcomer(), &["doctor", "01:00.0"]);
+    assert_eq!(status, 4);
+    assert_golden("doctor-device.txt", &text);
+    assert!(text.starts_with("FAIL"), "{text}");
+}
+
+#[test]
+fn r2_iommu_off_by_argument_ends_with_the_hosts_status() {
+    let tree = newcomer();
+    tree.remove("/sys/kernel/iommu_groups");
+    tree.file("/proc/cmdline", "BOOT_IMAGE=/vmlinuz quiet\n");
+    let (status, text) = strait(&tree, &["check"]);
+    assert_eq!(status, 3);
+    assert!(text.contains("fix: add intel_iommu=on iommu=pt to the kernel arguments"), "{text}");
+    assert!(
+        text.ends_with("strait doctor --fix-plan  prints the lines for this system\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn r11_fix_plan_is_a_script_for_this_system() {
+    let (status, text) = strait(&newcomer(), &["doctor", "01:00.0", "--fix-plan"]);
+    assert_eq!(status, 4);
+    assert_golden("doctor-fix-plan.txt", &text);
+    let parsed = Command::new("sh").args(["-n", "-c", &text]).status().unwrap();
+    assert!(parsed.success(), "no shell script: {text}");
+}
+
+#[test]
+fn r20_mistyped_device_is_refused_with_the_nearest() {
+    let output = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(["doctor", "01:00.7", "--sysroot"])
+        .arg(newcomer().sysroot().path("/"))
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    assert!(told.contains("did you mean 0000:01:00.0?"), "{told}");
+}
+
+#[test]
+fn verbose_shows_what_is_in_order_too() {
+    let (_, text) = strait(&newcomer(), &["doctor", "-v"]);
+    assert!(text.contains("PASS  KVM: /dev/kvm is there and opens"), "{text}");
+}
+
+#[test]
+fn r90_json_fields_are_those_of_the_document() {
+    let (status, text) = strait(&newcomer(), &["doctor", "01:00.0", "--fix-plan", "--json"]);
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(answer["exit"], status);
+    assert_schema("strait doctor --json", &answer);
+}
