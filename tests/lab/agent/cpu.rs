@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 
-use crate::{raw::cpuid, read, report};
+use crate::{
+    raw::{cpuid, kernel_log},
+    read, report,
+};
 
 fn text(words: &[u32]) -> String {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -26,6 +29,10 @@ pub(crate) fn show() -> Result<()> {
     report("cpu.detect-virt", detect_virt(hypervisor == 1));
     let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
     report("cpu.clocksource", read(clock)?);
+    let log = kernel_log();
+    for line in log.lines().filter(|line| line.contains("tsc:") || line.contains("clocksource:")) {
+        report("cpu.clock-log", line);
+    }
     let info = read("/proc/cpuinfo")?;
     let count = |key: &str| info.lines().filter(|line| line.starts_with(key)).count();
     report("cpu.count", count("processor"));
