@@ -202,7 +202,8 @@ const fn device(
     Check { number, name, source, scope: Scope::Device(check) }
 }
 
-/// In the order in which a user can mend things. Number 47, files of a guest, is a run's own.
+/// In the order in which a run makes those of them that refuse, which is the one in which a user can mend things: so the
+/// first failure is the same. Number 47, files of a guest, is a run's own.
 static CHECKS: &[Check] = &[
     host(1, "system", "/proc/cpuinfo, /proc/sys/kernel/osrelease", cpu::system),
     host(2, "KVM", "/proc/cpuinfo, /dev/kvm", cpu::kvm),
@@ -213,21 +214,21 @@ static CHECKS: &[Check] = &[
     host(7, "interrupt remapping", "/sys/class/iommu/*/intel-iommu/ecap", iommu::remapping),
     host(8, "IOMMU width", "/sys/class/iommu/*, reserved_regions", iommu::width),
     host(9, "CPU address width", "/proc/cpuinfo", cpu::address_width),
-    host(10, "VFIO modules", "/sys/module, modules.builtin", vfio::modules),
+    host(10, "VFIO", "/sys/module, modules.builtin, /dev/vfio/vfio", vfio::modules),
     host(11, "Secure Boot", "/sys/kernel/security/lockdown, efivars", vfio::lockdown),
     device(12, "device", "/sys/bus/pci/devices", device::identity),
     host(13, "sibling functions", "/sys/bus/pci/devices", device::siblings),
     device(30, "alive", "config", life::alive),
+    device(19, "reserved memory", "reserved_regions", group::reserved),
+    device(23, "BARs", "resource", bars::addressed),
     device(14, "driver", "driver, driver_override", device::driver),
     device(15, "open nodes", "/proc/*/fd", device::open_nodes),
     device(16, "host's use", "/proc/self/mountinfo, /proc/net/route, boot_vga", device::host_uses),
     host(17, "host display", "/sys/bus/pci/devices/*/boot_vga", device::other_display),
     device(18, "group", "iommu_group/devices", group::viable),
-    device(19, "reserved memory", "reserved_regions", group::reserved),
-    device(20, "isolation (ACS)", "config of the ports above", group::acs),
-    host(21, "VFIO nodes", "/dev/vfio", vfio::nodes),
     device(22, "other guests", "/proc/*/fd", vfio::in_use),
-    device(23, "BARs", "resource", bars::addressed),
+    device(21, "group node", "/dev/vfio", vfio::node),
+    device(20, "isolation (ACS)", "config of the ports above", group::acs),
     host(24, "address space", "resource, /proc/cpuinfo", bars::need),
     device(25, "framebuffer", "/proc/iomem", bars::framebuffer),
     device(26, "resizable BARs", "config", bars::resizable),

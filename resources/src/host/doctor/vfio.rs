@@ -12,7 +12,7 @@ use super::{
 
 const MODULES: [&str; 3] = ["vfio", "vfio_pci", "vfio_iommu_type1"];
 
-/// 10: loaded or built in.
+/// 10: loaded or built in, and the node that every user of it opens.
 pub(super) fn modules(host: &Host<'_>) -> Answer {
     let kernel = host.text("/proc/sys/kernel/osrelease")?.unwrap_or_default();
     let built_in = host.text(&format!("/lib/modules/{kernel}/modules.builtin"))?;
@@ -23,6 +23,12 @@ pub(super) fn modules(host: &Host<'_>) -> Answer {
         host.sysroot.exists(&format!("/sys/module/{module}"))
             || built_in.lines().any(|line| line.ends_with(&file) || line.ends_with(&other))
     };
+    // Without an IOMMU a run does not come as far.
+    if iommu::state(host.sysroot)? == State::On
+        && let Err(failure) = machine::container(host.sysroot)
+    {
+        return Ok(vec![Outcome::refusal(failure)]);
+    }
     let missing: Vec<&str> = MODULES.into_iter().filter(|module| !has(module)).collect();
     Ok(vec![if missing.is_empty() {
         Outcome::pass("vfio, vfio_pci and vfio_iommu_type1 are there")
@@ -57,26 +63,14 @@ pub(super) fn lockdown(host: &Host<'_>) -> Answer {
     Ok(found)
 }
 
-/// 21: we may open the container and the groups.
-pub(super) fn nodes(host: &Host<'_>) -> Answer {
-    if iommu::state(host.sysroot)? != State::On {
-        return Ok(vec![Outcome::skip("without an IOMMU there is nothing to open", "")]);
-    }
-    let mut found = vec![Outcome::of(machine::container(host.sysroot), "/dev/vfio/vfio opens")];
-    let mut groups: Vec<u32> = host
-        .chosen
-        .iter()
-        // The node appears when VFIO has the first device of the group.
-        .filter(|function| function.is_on_vfio())
-        .filter_map(|function| function.group)
-        .collect();
-    groups.dedup();
-    for group in groups {
-        let path = format!("/dev/vfio/{group}");
-        let open = assignable::node(host.sysroot, group, &path);
-        found.push(Outcome::of(open, format!("{path} opens")));
-    }
-    Ok(found)
+/// 21: we may open the group. Its node appears when VFIO has the first device of it.
+pub(super) fn node(host: &Host<'_>, function: &HostFunction) -> Answer {
+    let Some(group) = function.group.filter(|_| function.is_on_vfio()) else {
+        return Ok(Vec::new());
+    };
+    let path = format!("/dev/vfio/{group}");
+    let open = assignable::node(host.sysroot, group, &path);
+    Ok(vec![Outcome::of(open, format!("{path} opens"))])
 }
 
 /// 22: nobody else has it.
