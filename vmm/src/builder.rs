@@ -40,6 +40,7 @@ use strait_resources::{
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::{
+    binding::{self, Binder, Owned},
     config::{Hide, Kernel, P2p, Pages, RunConfig, Serial},
     control::{Control, install_kick_handler},
     events::{EventLoop, open_serial},
@@ -59,7 +60,10 @@ pub(crate) fn run(config: &RunConfig) -> Result<u8, Failure> {
     let Kernel { path, initramfs, cmdline, boot: mode } = &config.kernel;
     boot::check(path, initramfs.as_deref(), cmdline, *mode, config.memory.size)
         .map_err(|error| error.into_failure())?;
-    let selection = Selection::find(&sysroot, &config.vfio)?;
+    let binder = Binder::host();
+    let (candidates, owned) = binding::owned(&binder, config, || check_memory(&sysroot, config))?;
+    let pretend = matches!(owned, Owned::Planned);
+    let selection = Selection::of(&sysroot, candidates, pretend)?;
     report::warnings(&selection.warnings);
     let plan = dry_plan(&sysroot, config, &selection)?;
     if config.dry_run {
@@ -67,7 +71,12 @@ pub(crate) fn run(config: &RunConfig) -> Result<u8, Failure> {
         return report::dry_run(config, &hosts, &plan).map(|()| 0);
     }
     check::kvm(&sysroot)?;
-    check_memory(&sysroot, config, &selection)?;
+    check_memory(&sysroot, config)?;
+    // Dropped after the machine, however that ends: the devices go back to their drivers.
+    let _guard = match owned {
+        Owned::Taken(guard) => Some(guard),
+        Owned::Planned | Owned::Before => binding::registered(&binder, &selection),
+    };
     build(config, &selection)?.run()
 }
 
@@ -102,16 +111,12 @@ fn plan_request(
 }
 
 /// Is there enough memory, and may it be locked? Known before a device is touched.
-fn check_memory(
-    sysroot: &Sysroot,
-    config: &RunConfig,
-    selection: &Selection,
-) -> Result<(), Failure> {
+fn check_memory(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Failure> {
     match config.memory.pages {
         Pages::Default => check::memory(sysroot, config.memory.size)?,
         pages => check::huge_pages(sysroot, pages.granule(), config.memory.size)?,
     }
-    if !selection.slots.is_empty() {
+    if !config.vfio.is_empty() {
         check::memlock(sysroot, config.memory.size)?;
         raise_memlock()?;
     }

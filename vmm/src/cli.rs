@@ -21,6 +21,21 @@ Examples:
   strait run --kernel vmlinuz --initramfs initrd.img --vfio 3b:00,id=gpu --memory 16G --cpus 8
   strait run --kernel vmlinuz --vfio 0000:3b:00.0,expect=10de:1e07,rom=off --dry-run";
 
+const BIND_EXAMPLES: &str = "\
+Examples:
+  strait bind 3b:00
+  strait bind 3b:00.0 3b:00.1 --persist";
+
+const UNBIND_EXAMPLES: &str = "\
+Examples:
+  strait unbind 3b:00
+  strait unbind 3b:00.0 --dry-run";
+
+const PS_EXAMPLES: &str = "\
+Examples:
+  strait ps
+  strait ps --json";
+
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   strait explain E1103
@@ -75,8 +90,17 @@ pub(crate) enum Command {
     /// Say what stands between this host and a guest with its devices.
     #[command(visible_alias = "check")]
     Doctor(DoctorArgs),
+    /// Take devices from the host's drivers for guests; back with unbind.
+    Bind(BindArgs),
+    /// Give devices back to the host's drivers.
+    Unbind(UnbindArgs),
+    /// Show which guest has which device.
+    Ps(PsArgs),
     /// Tell more about an error or a warning.
     Explain(ExplainArgs),
+    /// One write to a file of the kernel's, for a strait that must not hang in it.
+    #[command(hide = true)]
+    WriteAttribute(WriteAttributeArgs),
 }
 
 /// `strait run`, word for word.
@@ -106,8 +130,13 @@ pub(crate) struct RunArgs {
     ///   guest-address=BB:00[.F] its place in the guest
     ///   rom=on|off|FILE         its expansion ROM
     ///   expect=VVVV:DDDD        refuse another device than this
+    ///   managed=auto|yes|no     take it from the host's driver and give it back
+    ///                           [default: no]; auto: as root
     #[arg(long, value_name = "SPEC", verbatim_doc_comment)]
     pub(crate) vfio: Vec<String>,
+    /// The display that the host's console is on may be taken too.
+    #[arg(long)]
+    pub(crate) allow_boot_vga: bool,
     /// DMA between passed devices; auto: when there are two or more.
     #[arg(long, value_name = "auto|on|off")]
     pub(crate) p2p: Option<String>,
@@ -228,6 +257,54 @@ fn vendor_id(text: &str) -> Result<u16, String> {
         .ok_or_else(|| "a vendor is four hexadecimal digits, as 10de".to_owned())
 }
 
+/// `strait bind`, word for word.
+#[derive(Debug, Args)]
+#[command(after_help = BIND_EXAMPLES)]
+pub(crate) struct BindArgs {
+    /// Functions (3b:00.0) or whole slots (3b:00). What shares an IOMMU group comes along.
+    #[arg(value_name = "BDF", required = true)]
+    pub(crate) functions: Vec<String>,
+    /// Say what would be done and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// At every boot too: writes a udev rule for each function.
+    #[arg(long)]
+    pub(crate) persist: bool,
+    /// The display that the host's console is on may go.
+    #[arg(long)]
+    pub(crate) allow_boot_vga: bool,
+}
+
+/// `strait unbind`, word for word.
+#[derive(Debug, Args)]
+#[command(after_help = UNBIND_EXAMPLES)]
+pub(crate) struct UnbindArgs {
+    /// Functions (3b:00.0) or whole slots (3b:00).
+    #[arg(value_name = "BDF", required = true)]
+    pub(crate) functions: Vec<String>,
+    /// Say what would be done and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `strait ps`, word for word.
+#[derive(Debug, Args)]
+#[command(after_help = PS_EXAMPLES)]
+pub(crate) struct PsArgs {
+    /// For programs.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The words of a child of strait's.
+#[derive(Debug, Args)]
+pub(crate) struct WriteAttributeArgs {
+    /// Which file.
+    pub(crate) path: PathBuf,
+    /// What to write.
+    pub(crate) value: String,
+}
+
 /// `strait explain`, word for word.
 #[derive(Debug, Args)]
 #[command(after_help = EXPLAIN_EXAMPLES)]
@@ -297,7 +374,8 @@ pub(crate) fn misuse(error: &Error) -> Failure {
 /// The parser's own suggestions miss swapped letters in short words.
 fn near_command(wanted: &str) -> Option<String> {
     let cli = Cli::command();
-    nearest(wanted, cli.get_subcommands().map(|command| command.get_name())).map(str::to_owned)
+    let shown = cli.get_subcommands().filter(|command| !command.is_hide_set());
+    nearest(wanted, shown.map(|command| command.get_name())).map(str::to_owned)
 }
 
 fn near_flag(wanted: &str) -> Option<String> {
@@ -367,7 +445,12 @@ mod tests {
         cli.build();
         let mut left = vec![cli];
         while let Some(mut command) = left.pop() {
-            left.extend(command.get_subcommands().filter(|c| c.get_name() != "help").cloned());
+            left.extend(
+                command
+                    .get_subcommands()
+                    .filter(|c| c.get_name() != "help" && !c.is_hide_set())
+                    .cloned(),
+            );
             let help = command.render_long_help().to_string();
             let (_, after) = help.split_once("Examples:\n").expect("no examples");
             let examples: Vec<_> =

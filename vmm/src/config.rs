@@ -46,6 +46,8 @@ pub(crate) struct RunConfig {
     pub(crate) mmio32: Option<u64>,
     /// Exact size of the 64-bit MMIO window in bytes, a multiple of 1 MiB; `None`: as large as needed.
     pub(crate) mmio64: Option<u64>,
+    /// The display that the host's console is on may be taken.
+    pub(crate) allow_boot_vga: bool,
     /// Print the machine instead of running it.
     pub(crate) dry_run: bool,
 }
@@ -135,6 +137,20 @@ pub(crate) struct VfioConfig {
     pub(crate) rom: RomChoice,
     /// Vendor and device ID that must be found at the address.
     pub(crate) expect: Option<(u16, u16)>,
+    /// May it be taken from the driver that the host has on it?
+    pub(crate) managed: Managed,
+}
+
+/// Who binds a device to vfio-pci.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Managed {
+    /// strait when it may, that is, as root; else the user.
+    Auto,
+    /// strait, which also gives it back.
+    Yes,
+    /// The user: a device on another driver is refused.
+    #[default]
+    No,
 }
 
 /// Which expansion ROM the guest sees.
@@ -202,6 +218,7 @@ impl TryFrom<RunArgs> for RunConfig {
                 .mmio64
                 .map(|text| memory::window("--mmio64", &text, 1 << 57))
                 .transpose()?,
+            allow_boot_vga: args.allow_boot_vga,
             dry_run: args.dry_run,
             kernel: Kernel { path: args.kernel, initramfs: args.initramfs, cmdline, boot },
         };

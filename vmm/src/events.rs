@@ -299,6 +299,12 @@ impl Drop for SocketOutput {
     }
 }
 
+/// From now on SIGINT, SIGTERM and SIGHUP are kept for the event loop, which may come later, and no longer end strait
+/// where it stands.
+pub(crate) fn hold_signals() -> io::Result<()> {
+    signals().map(drop)
+}
+
 /// An eventfd that SIGINT, SIGTERM and SIGHUP make readable.
 fn signals() -> io::Result<&'static EventFd> {
     static SIGNALLED: OnceLock<EventFd> = OnceLock::new();

@@ -3,6 +3,7 @@
 //! This file parses the command line, runs the command and turns its end into an exit status. The way of a device
 //! from flag to interrupt starts in `cli` and `config`, then `builder` reads as the boot order.
 
+mod binding;
 mod builder;
 mod cli;
 mod command;
@@ -39,9 +40,13 @@ fn main() -> ExitCode {
     report::log_to_stderr(cli.verbose);
     ended(match cli.command {
         Command::Run(args) => command::run::run(*args),
+        Command::Bind(args) => command::bind::bind(&args),
+        Command::Unbind(args) => command::bind::unbind(&args),
+        Command::Ps(args) => command::ps::run(&args),
         Command::Devices(args) => command::devices::run(&args),
         Command::Doctor(args) => command::doctor::run(&args, cli.verbose),
         Command::Explain(args) => command::explain::run(&args),
+        Command::WriteAttribute(args) => binding::write_attribute(&args.path, &args.value),
     })
 }
 

@@ -29,7 +29,7 @@ use strait_resources::{
     host::{check, iommu, pci::HostFunction, rom, sysroot::Sysroot},
 };
 
-use crate::config::{RomChoice, VfioConfig};
+use crate::config::{Managed, RomChoice, VfioConfig};
 
 /// Offset of the Interrupt Pin register.
 const INTERRUPT_PIN: u64 = 0x3d;
@@ -65,12 +65,17 @@ pub(crate) struct Selection {
     pub(crate) constraints: iommu::DmaConstraints,
 }
 
-impl Selection {
-    /// Finds the devices on the host and runs every check, in the order in which a user can mend things.
-    pub(crate) fn find(sysroot: &Sysroot, wanted: &[VfioConfig]) -> Result<Self, Failure> {
+/// The devices on the host that are meant, whoever has them now.
+pub(crate) struct Candidates<'a> {
+    wanted: &'a [VfioConfig],
+    resolved: Vec<check::Slot>,
+}
+
+impl<'a> Candidates<'a> {
+    /// Finds them, and sees whether this host can pass devices at all.
+    pub(crate) fn find(sysroot: &Sysroot, wanted: &'a [VfioConfig]) -> Result<Self, Failure> {
         if wanted.is_empty() {
-            let constraints = iommu::DmaConstraints::default();
-            return Ok(Self { slots: Vec::new(), warnings: Vec::new(), constraints });
+            return Ok(Self { wanted, resolved: Vec::new() });
         }
         let selectors: Vec<BdfSelector> = wanted.iter().map(|device| device.selector).collect();
         let resolved = check::resolve(sysroot, &selectors)?;
@@ -80,9 +85,31 @@ impl Selection {
             }
         }
         check::host(sysroot)?;
+        Ok(Self { wanted, resolved })
+    }
+
+    /// Every function, and who may bind it.
+    pub(crate) fn functions(&self) -> impl Iterator<Item = (&HostFunction, Managed)> {
+        let slots = self.wanted.iter().zip(&self.resolved);
+        slots.flat_map(|(device, slot)| slot.functions.iter().map(|f| (f, device.managed)))
+    }
+}
+
+impl Selection {
+    /// Runs every check, in the order in which a user can mend things; `pretend` that all of them are on VFIO.
+    pub(crate) fn of(
+        sysroot: &Sysroot,
+        candidates: Candidates<'_>,
+        pretend: bool,
+    ) -> Result<Self, Failure> {
+        let Candidates { wanted, resolved } = candidates;
+        if wanted.is_empty() {
+            let constraints = iommu::DmaConstraints::default();
+            return Ok(Self { slots: Vec::new(), warnings: Vec::new(), constraints });
+        }
         let all: Vec<HostFunction> =
             resolved.iter().flat_map(|slot| slot.functions.clone()).collect();
-        let warnings = check::assignable(sysroot, &all)?;
+        let warnings = if pretend { Vec::new() } else { check::assignable(sysroot, &all)? };
         let groups: BTreeSet<u32> = all.iter().filter_map(|function| function.group).collect();
         let constraints = iommu::dma_constraints(sysroot, &groups.into_iter().collect::<Vec<_>>())?;
         let slots = arrange(wanted, resolved)?;

@@ -124,6 +124,13 @@ pub(crate) fn end_on_panic(restore: fn()) {
     }));
 }
 
+/// What strait did besides what it was asked for.
+pub(crate) fn notes(lines: &[String]) {
+    for line in lines {
+        say(&format!("{STRONG}note:{STRONG:#} {line}\n"));
+    }
+}
+
 /// One write, so that lines of several threads do not mix. When standard error is gone there is nobody to tell.
 fn say(text: &str) {
     let _ = anstream::stderr().lock().write_all(text.as_bytes());

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -33,6 +34,23 @@ pub enum Use {
     },
     /// The firmware and the host's console draw on it.
     BootDisplay,
+    /// Somebody is logged in through it, perhaps the user.
+    Session {
+        /// Interface.
+        interface: String,
+        /// Where they are.
+        peer: IpAddr,
+    },
+    /// strait's program or its current directory is on it.
+    Own {
+        /// Disk.
+        disk: String,
+    },
+    /// The kernel keeps it for itself: a mount that cannot be seen from here, RAID, a volume group.
+    Claimed {
+        /// Disk.
+        disk: String,
+    },
 }
 
 impl fmt::Display for Use {
@@ -44,6 +62,15 @@ impl fmt::Display for Use {
                 write!(f, "the host's default route goes through {interface}")
             }
             Self::BootDisplay => f.write_str("the host's console is on this display"),
+            Self::Session { interface, peer } => {
+                write!(f, "an SSH session with {peer} goes through {interface}")
+            }
+            Self::Own { disk } => {
+                write!(f, "strait's own program or current directory is on disk {disk}")
+            }
+            Self::Claimed { disk } => {
+                write!(f, "disk {disk} is claimed: a mount elsewhere, RAID or a volume group")
+            }
         }
     }
 }
@@ -82,10 +109,7 @@ fn disk_uses(sysroot: &Sysroot, device: &Path) -> Result<Vec<Use>, SysError> {
     let mut uses = Vec::new();
     let mounts = sysroot.read_if_present("/proc/self/mountinfo")?.unwrap_or_default();
     let swaps = sysroot.read_if_present("/proc/swaps")?.unwrap_or_default();
-    for disk in sysroot.list_if_present("/sys/block")? {
-        if !disk_is_behind(sysroot, &disk, device)? {
-            continue;
-        }
+    for disk in disks_behind(sysroot, device)? {
         for block in stacked(sysroot, &disk)? {
             let node = format!("/dev/{}", block.name);
             // A device-mapper volume is mounted by another name, btrfs under a number of its own.
@@ -118,6 +142,17 @@ pub(super) fn disks(sysroot: &Sysroot, function: &HostFunction) -> Result<Vec<St
     Ok(disks)
 }
 
+/// The disks behind a device.
+pub(super) fn disks_behind(sysroot: &Sysroot, device: &Path) -> Result<Vec<String>, SysError> {
+    let mut found = Vec::new();
+    for disk in sysroot.list_if_present("/sys/block")? {
+        if disk_is_behind(sysroot, &disk, device)? {
+            found.push(disk);
+        }
+    }
+    Ok(found)
+}
+
 fn disk_is_behind(sysroot: &Sysroot, disk: &str, device: &Path) -> Result<bool, SysError> {
     let Some(path) = sysroot.canonical(&format!("/sys/block/{disk}"))? else { return Ok(false) };
     if path.starts_with(device) {
@@ -140,13 +175,13 @@ fn disk_is_behind(sysroot: &Sysroot, disk: &str, device: &Path) -> Result<bool, 
 }
 
 /// A block device: kernel name and `major:minor`.
-struct Block {
-    name: String,
-    number: String,
+pub(super) struct Block {
+    pub(super) name: String,
+    pub(super) number: String,
 }
 
 /// A disk, its partitions, and what is stacked on them.
-fn stacked(sysroot: &Sysroot, disk: &str) -> Result<Vec<Block>, SysError> {
+pub(super) fn stacked(sysroot: &Sysroot, disk: &str) -> Result<Vec<Block>, SysError> {
     /// Disk, partition, RAID, encryption, LVM, and some to spare.
     const MAX_DEPTH: usize = 8;
     let mut blocks = Vec::new();
@@ -188,24 +223,35 @@ fn mount(line: &str) -> Option<Mount<'_>> {
 }
 
 fn network_uses(sysroot: &Sysroot, device: &Path) -> Result<Vec<Use>, SysError> {
-    const NET: &str = "/sys/class/net";
     let defaults = default_interfaces(sysroot)?;
-    let mut uses = Vec::new();
+    let carries = interfaces(sysroot, device)?;
+    let carries = carries.into_iter().filter(|interface| defaults.contains(interface));
+    Ok(carries.map(|interface| Use::DefaultRoute { interface }).collect())
+}
+
+/// The device's network interfaces, and what is made of them: a bridge, bond or VLAN over one carries its routes
+/// under a name of its own.
+pub(super) fn interfaces(sysroot: &Sysroot, device: &Path) -> Result<Vec<String>, SysError> {
+    const NET: &str = "/sys/class/net";
+    let mut found = Vec::new();
     for interface in sysroot.list_if_present(NET)? {
         let path = sysroot.canonical(&format!("{NET}/{interface}"))?;
-        if !path.is_some_and(|path| path.starts_with(device)) {
-            continue;
+        if path.is_some_and(|path| path.starts_with(device)) {
+            found.push(interface);
         }
-        // A bridge, bond or VLAN over it carries the route under its own name.
-        let uppers = sysroot.list(&format!("{NET}/{interface}"))?;
-        let uppers = uppers.iter().filter_map(|name| name.strip_prefix("upper_"));
-        for name in uppers.chain([interface.as_str()]) {
-            if defaults.iter().any(|default| default == name) {
-                uses.push(Use::DefaultRoute { interface: name.to_owned() });
+    }
+    let mut next = 0;
+    while let Some(interface) = found.get(next).cloned() {
+        next += 1;
+        for name in sysroot.list_if_present(&format!("{NET}/{interface}"))? {
+            if let Some(upper) = name.strip_prefix("upper_")
+                && found.iter().all(|known| known != upper)
+            {
+                found.push(upper.to_owned());
             }
         }
     }
-    Ok(uses)
+    Ok(found)
 }
 
 /// Interfaces of the IPv4 and IPv6 default routes.

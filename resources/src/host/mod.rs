@@ -11,6 +11,7 @@ pub mod holders;
 pub mod inventory;
 pub mod iommu;
 pub mod memory;
+pub mod needs;
 pub mod pci;
 pub mod rom;
 pub mod sysroot;

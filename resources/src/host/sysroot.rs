@@ -149,6 +149,42 @@ impl Sysroot {
         Ok(present(self.list(path))?.unwrap_or_default())
     }
 
+    /// Names of the directories in a directory, sorted, without symbolic links to some.
+    pub fn directories(&self, path: &str) -> Result<Vec<String>, SysError> {
+        let list = || {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(self.path(path))? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    names.push(entry.file_name().to_string_lossy().into_owned());
+                }
+            }
+            names.sort();
+            Ok(names)
+        };
+        list().map_err(error("list", path))
+    }
+
+    /// `major:minor` of the block device that a file is on; `None` when there is no such file. File systems of
+    /// several devices, and those without one, have a number of their own.
+    pub fn device_of(&self, path: &str) -> Result<Option<String>, SysError> {
+        let found = present(fs::metadata(self.path(path)).map_err(error("look at", path)))?;
+        // The encoding of the two numbers in st_dev, makedev(3).
+        Ok(found.map(|meta| {
+            let device = meta.dev();
+            let major = (device >> 8 & 0xfff) | (device >> 32 & !0xfff);
+            let minor = (device & 0xff) | (device >> 12 & !0xff & 0xffff_ffff);
+            format!("{major}:{minor}")
+        }))
+    }
+
+    /// Opens a block device for itself alone and closes it again: refused (EBUSY) when the kernel has claimed it.
+    pub fn try_claim(&self, path: &str) -> io::Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        const O_EXCL: i32 = 0o200;
+        fs::OpenOptions::new().read(true).custom_flags(O_EXCL).open(self.path(path)).map(drop)
+    }
+
     /// Owner and mode; `None` when there is nothing.
     pub fn node(&self, path: &str) -> Result<Option<Node>, SysError> {
         let node = fs::metadata(self.path(path)).map_err(error("look at", path));

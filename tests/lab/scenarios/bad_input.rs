@@ -100,7 +100,7 @@ fn devices() -> Vec<Refusal> {
             code: "E1102",
             status: 4,
             before: "give_back $nvme0\n[ $(driver $nvme0) = nvme ] || echo FAIL: nvme does not bind",
-            arguments: "--vfio $nvme0",
+            arguments: "--vfio $nvme0,managed=no",
             says: &["0000:00:04.0", "nvme"],
             ..NOTHING
         },
@@ -110,7 +110,7 @@ fn devices() -> Vec<Refusal> {
             code: "E1103",
             status: 4,
             before: "bind $slot0\ngive_back $slot3\n[ $(driver $slot3) = nvme ] || echo FAIL: nvme does not bind",
-            arguments: "--vfio $slot0",
+            arguments: "--vfio $slot0,managed=no",
             says: &["0000:00:0c.3", "nvme"],
             ..NOTHING
         },

@@ -1,6 +1,8 @@
 //! What `strait` does, one file a command. Each returns the exit status or why it refused.
 
+pub(crate) mod bind;
 pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod ps;
 pub(crate) mod run;

@@ -62,6 +62,7 @@ fn kernel_alone_gives_the_documented_defaults() {
         serial: Serial::Stdio,
         mmio32: None,
         mmio64: None,
+        allow_boot_vga: false,
         dry_run: false,
     };
     assert_eq!(bench.config(&[]).unwrap(), expected);

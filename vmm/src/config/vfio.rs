@@ -8,9 +8,11 @@ use strait_resources::{
     failure::Failure,
 };
 
-use super::{RomChoice, VfioConfig, bad_value, list::List};
+use super::{Managed, RomChoice, VfioConfig, bad_value, choice, list::List};
 
-const KEYS: [&str; 6] = ["id", "guest-address", "rom", "expect", "host", "sysfs"];
+const KEYS: [&str; 7] = ["id", "guest-address", "rom", "expect", "managed", "host", "sysfs"];
+const MANAGED_CHOICES: &[(&str, Managed)] =
+    &[("auto", Managed::Auto), ("yes", Managed::Yes), ("no", Managed::No)];
 const ID_MAX: usize = 32;
 
 /// Every `--vfio` of the command line, none in another's way.
@@ -37,6 +39,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
     };
     let (mut id, mut expect, mut rom) = (None, None, RomChoice::default());
     let (mut guest_bus, mut guest_function) = (None, None);
+    let mut managed = Managed::default();
     for (key, value) in list.pairs {
         match key {
             "host" | "sysfs" if selector.is_some() => {
@@ -46,6 +49,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
             "host" => selector = Some(address(&value)?),
             "sysfs" => selector = Some(from_sysfs(&value)?),
             "id" => id = Some(name(value)?),
+            "managed" => managed = choice("--vfio managed=", Some(&value), MANAGED_CHOICES)?,
             "expect" => expect = Some(ids(&value)?),
             "rom" => {
                 rom = match value.as_str() {
@@ -70,7 +74,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
         let fix = "leave the function out of guest-address=: in a whole slot each keeps its number";
         return Err(Failure::new(&codes::E2005, cause, fix));
     }
-    Ok(VfioConfig { selector, id, guest_bus, guest_function, rom, expect })
+    Ok(VfioConfig { selector, id, guest_bus, guest_function, rom, expect, managed })
 }
 
 fn address(text: &str) -> Result<BdfSelector, Failure> {
@@ -258,6 +262,7 @@ mod tests {
             guest_function: None,
             rom: RomChoice::On,
             expect: None,
+            managed: Managed::No,
         };
         assert_eq!(one("3b:00.0"), bare);
     }
@@ -270,6 +275,8 @@ mod tests {
         assert_eq!(full.rom, RomChoice::File("/roms/a,b.rom".into()));
         assert_eq!(full.expect, Some((0x10de, 0x1e07)));
         assert_eq!(one("3b:00,rom=off,guest-address=0000:ff:00").guest_bus, Some(0xff));
+        assert_eq!(one("3b:00,managed=no").managed, Managed::No);
+        assert_eq!(one("3b:00,managed=yes").managed, Managed::Yes);
         assert_eq!(one("3b:00,rom=off").rom, RomChoice::Off);
         assert_eq!(one("3b:00,rom=on").rom, RomChoice::On);
         assert_eq!(one("3b:00,rom=./on").rom, RomChoice::File("./on".into()));
@@ -300,6 +307,7 @@ mod tests {
             ("3b:00.0,guest-address=05:00.1", "E2005", "guest-address=05:00.0"),
             ("3b:00,guest-address=05:00.0", "E2005", "each keeps its number"),
             ("3b:00.0,guest-addr=05:00", "E2002", "did you mean guest-address=?"),
+            ("3b:00.0,managed=maybe", "E2003", "auto, yes"),
             ("3b:00.0,romfile=x", "E2002", "rom"),
         ] {
             let failure = all(&[text]).unwrap_err();

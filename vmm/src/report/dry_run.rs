@@ -329,6 +329,7 @@ mod tests {
             serial: Serial::Stdio,
             mmio32: None,
             mmio64: None,
+            allow_boot_vga: false,
             dry_run: true,
         }
     }

@@ -2,12 +2,14 @@
 //! that no two can disagree about a host.
 
 pub(super) mod assignable;
+mod bindable;
 pub(super) mod machine;
 mod memory;
 mod nodes;
 mod select;
 
 pub use assignable::assignable;
+pub use bindable::{Allowed, Bindable, Taking, bindable};
 pub use machine::{host, kvm, vfio};
 pub use memory::{huge_pages, memlock, memory};
 pub use select::{Slot, expect, resolve, select};

@@ -1,0 +1,268 @@
+//! May these functions be taken from the host's drivers? Nothing is changed here; everything that speaks against it
+//! is found before the first write.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use super::{
+    super::{
+        driver::Use,
+        holders::{Holder, holders},
+        iommu,
+        needs::{needs, nodes},
+        pci::HostFunction,
+        sysroot::Sysroot,
+    },
+    Warning, assignable,
+    nodes::who_has,
+};
+use crate::{codes, failure::Failure, names::Names};
+
+/// What the user allows, and who must not be cut off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// The display that the host's console is on may go.
+    pub boot_vga: bool,
+    /// Addresses that the user is logged in from.
+    pub peers: Vec<IpAddr>,
+}
+
+/// One function to take from its driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taking {
+    /// What it is; its driver, if any, is a host driver.
+    pub function: HostFunction,
+    /// Not asked for: it shares an IOMMU group with one that was.
+    pub along: bool,
+}
+
+/// What is to be taken, and what the user should know.
+#[derive(Debug, Default)]
+pub struct Bindable {
+    /// By ascending address; empty when all are on VFIO already.
+    pub take: Vec<Taking>,
+    /// Worth a line.
+    pub warnings: Vec<Warning>,
+}
+
+/// Finds what has to be taken so that `functions` can be passed: those of them that are not on VFIO, and members of
+/// their groups that the host uses. Refuses when the host needs one of them (E1104 for one that was asked for, E1103
+/// for a group member), when a process holds one (E1106), or when a virtual machine has the group (E1107).
+pub fn bindable(
+    sysroot: &Sysroot,
+    functions: &[HostFunction],
+    allowed: &Allowed,
+) -> Result<Bindable, Failure> {
+    let mut take: Vec<Taking> = functions
+        .iter()
+        .filter(|function| !function.is_on_vfio())
+        .map(|function| Taking { function: function.clone(), along: false })
+        .collect();
+    let groups: BTreeSet<u32> = functions.iter().filter_map(|function| function.group).collect();
+    for group in &groups {
+        for member in iommu::members(sysroot, *group)? {
+            let asked = functions.iter().any(|function| function.bdf == member.bdf);
+            if !asked && assignable::is_foreign(&member) {
+                take.push(Taking { function: member, along: true });
+            }
+        }
+    }
+    take.sort_by_key(|taking| taking.function.bdf);
+    if take.is_empty() {
+        return Ok(Bindable::default());
+    }
+    for taking in &take {
+        assignable::kind(sysroot, &taking.function)?;
+    }
+    for group in &groups {
+        assignable::reserved(sysroot, *group, functions)?;
+    }
+    let mut warnings = Vec::new();
+    for taking in &take {
+        not_needed(sysroot, taking, allowed)?;
+        warnings.extend(not_held(sysroot, taking)?);
+    }
+    for group in &groups {
+        let in_group = |function: &&HostFunction| function.group == Some(*group);
+        let Some(first) = functions.iter().find(in_group) else { continue };
+        let holders = who_has(sysroot, &format!("/dev/vfio/{group}"))?;
+        assignable::free(first.bdf, *group, &holders.found)?;
+    }
+    Ok(Bindable { take, warnings })
+}
+
+fn not_needed(sysroot: &Sysroot, taking: &Taking, allowed: &Allowed) -> Result<(), Failure> {
+    let function = &taking.function;
+    let mut needs = needs(sysroot, function, &allowed.peers)?;
+    needs.retain(|need| !(allowed.boot_vga && *need == Use::BootDisplay));
+    let Some(first) = needs.first() else { return Ok(()) };
+    let bdf = function.bdf;
+    let name = Names::load(sysroot).function(function);
+    let (code, cause, fix) = match taking.along {
+        true => (
+            &codes::E1103,
+            format!("{bdf} shares IOMMU group {} and the host needs it: {first}", group(function)),
+            "use another slot: cards behind one bridge without ACS share a group",
+        ),
+        false => (
+            &codes::E1104,
+            format!("{bdf} is not taken away from the host: {first}"),
+            match first {
+                Use::Mount { .. } => "unmount it first (umount), then start again",
+                Use::Swap { .. } => "swapoff it first, then start again",
+                Use::DefaultRoute { .. } | Use::Session { .. } => {
+                    "give the host another way to the network first"
+                }
+                Use::BootDisplay => {
+                    "work by SSH or a serial console, and say --allow-boot-vga: the host's picture stops"
+                }
+                Use::Own { .. } => "run strait from another disk",
+                Use::Claimed { .. } => "find who has it: lsblk, cat /proc/mdstat, pvs",
+            },
+        ),
+    };
+    let failure = Failure::new(code, cause, fix).detail(format!("{bdf} {name}"));
+    Err(needs[1..].iter().fold(failure, |failure, need| failure.detail(format!("also: {need}"))))
+}
+
+/// Drivers of sound and input devices let go while a program has them open; others wait for it, some for ever.
+fn lets_go(node: &str) -> bool {
+    ["/dev/snd/", "/dev/input/", "/dev/hidraw", "/dev/bus/usb/"]
+        .iter()
+        .any(|prefix| node.starts_with(prefix))
+}
+
+fn not_held(sysroot: &Sysroot, taking: &Taking) -> Result<Option<Warning>, Failure> {
+    let function = &taking.function;
+    let nodes = nodes(sysroot, function)?;
+    if nodes.is_empty() {
+        return Ok(None);
+    }
+    let found = holders(sysroot, |node| nodes.iter().any(|known| known == node))?.found;
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let stubborn: Vec<&Holder> = found.iter().filter(|holder| !lets_go(&holder.node)).collect();
+    let line = |holder: &Holder| format!("{} (pid {}): {}", holder.name, holder.pid, holder.node);
+    let bdf = function.bdf;
+    if stubborn.is_empty() {
+        let cause = format!("programs lose {bdf}: they have it open");
+        let warning = Failure::new(&codes::E1113, cause, "nothing, if they can do without it");
+        return Ok(Some(found.iter().fold(warning, |warning, h| warning.detail(line(h)))));
+    }
+    let driver = function.driver.as_deref().unwrap_or("no driver");
+    let pids: BTreeSet<u32> = stubborn.iter().map(|holder| holder.pid).collect();
+    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+    let cause = format!("programs have {bdf} open, so its driver {driver} would not let go");
+    let fix = format!("end them first: kill {}", pids.join(" "));
+    let failure = Failure::new(&codes::E1106, cause, fix);
+    Err(stubborn.into_iter().fold(failure, |failure, holder| failure.detail(line(holder))))
+}
+
+fn group(function: &HostFunction) -> String {
+    function.group.map_or_else(|| "none".to_owned(), |group| group.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{
+        fixture::{Function, Tree},
+        pci,
+    };
+
+    const GPU: &str = "0000:02:00.0";
+    const AUDIO: &str = "0000:02:00.1";
+
+    /// A card of two functions in one group, both on host drivers.
+    fn card() -> Tree {
+        let tree = Tree::new();
+        tree.host_basics();
+        for (bdf, driver) in [(GPU, "nouveau"), (AUDIO, "snd_hda_intel")] {
+            let (driver, group) = (Some(driver), Some(7));
+            tree.function(&Function { bdf, driver, group, ..Function::default() });
+        }
+        tree
+    }
+
+    fn ask(tree: &Tree, allowed: &Allowed) -> Result<Bindable, Failure> {
+        let sysroot = tree.sysroot();
+        let gpu = pci::find(&sysroot, GPU.parse().unwrap()).unwrap().unwrap();
+        bindable(&sysroot, &[gpu], allowed)
+    }
+
+    fn refused(tree: &Tree) -> Failure {
+        ask(tree, &Allowed::default()).unwrap_err()
+    }
+
+    #[test]
+    fn bindable_takes_group_members_along() {
+        let found = ask(&card(), &Allowed::default()).unwrap();
+        let what: Vec<_> =
+            found.take.iter().map(|t| (t.function.bdf.to_string(), t.along)).collect();
+        assert_eq!(what, [(GPU.to_owned(), false), (AUDIO.to_owned(), true)]);
+        assert!(found.warnings.is_empty());
+    }
+
+    #[test]
+    fn bindable_finds_nothing_to_take_when_all_are_on_vfio() {
+        let tree = Tree::two_cards();
+        let gpu = pci::find(&tree.sysroot(), "0000:3b:00.0".parse().unwrap()).unwrap().unwrap();
+        assert!(bindable(&tree.sysroot(), &[gpu], &Allowed::default()).unwrap().take.is_empty());
+    }
+
+    #[test]
+    fn bindable_refuses_the_console_unless_allowed() {
+        let tree = card();
+        tree.file(&format!("/sys/bus/pci/devices/{GPU}/boot_vga"), "1\n");
+        let failure = refused(&tree);
+        assert_eq!(failure.code.id, "E1104");
+        assert!(failure.fix.contains("--allow-boot-vga"), "{}", failure.fix);
+        assert!(ask(&tree, &Allowed { boot_vga: true, peers: Vec::new() }).is_ok());
+    }
+
+    #[test]
+    fn bindable_refuses_a_group_with_a_mounted_disk() {
+        let tree = card();
+        tree.file(&format!("/sys/bus/pci/devices/{AUDIO}/block/sda/dev"), "8:0\n");
+        tree.link("/sys/block/sda", &format!("../bus/pci/devices/{AUDIO}/block/sda"));
+        tree.file("/proc/self/mountinfo", "25 1 8:0 / /srv rw - ext4 /dev/sda rw\n");
+        let failure = refused(&tree);
+        assert_eq!(failure.code.id, "E1103");
+        assert!(failure.cause.contains("mounted on /srv"), "{}", failure.cause);
+        assert!(failure.cause.contains(AUDIO), "{}", failure.cause);
+    }
+
+    #[test]
+    fn bindable_refuses_and_lists_who_holds_a_node() {
+        let tree = card();
+        let uevent = format!("/sys/bus/pci/devices/{GPU}/drm/card0/uevent");
+        tree.file(&uevent, "DEVNAME=dri/card0\n");
+        tree.link("/proc/812/fd/5", "/dev/dri/card0");
+        tree.file("/proc/812/comm", "Xorg\n");
+        let failure = refused(&tree);
+        assert_eq!(failure.code.id, "E1106");
+        assert_eq!(failure.details, ["Xorg (pid 812): /dev/dri/card0"]);
+        assert!(failure.fix.ends_with("kill 812"), "{}", failure.fix);
+    }
+
+    #[test]
+    fn bindable_warns_of_a_sound_server_and_goes_on() {
+        let tree = card();
+        let uevent = format!("/sys/bus/pci/devices/{AUDIO}/sound/card1/controlC1/uevent");
+        tree.file(&uevent, "DEVNAME=snd/controlC1\n");
+        tree.link("/proc/900/fd/5", "/dev/snd/controlC1");
+        tree.file("/proc/900/comm", "pipewire\n");
+        let found = ask(&tree, &Allowed::default()).unwrap();
+        let [warning] = found.warnings.as_slice() else { panic!("{:?}", found.warnings) };
+        assert_eq!((warning.code.id, warning.code.exit), ("E1113", 0));
+        assert_eq!(warning.details, ["pipewire (pid 900): /dev/snd/controlC1"]);
+    }
+
+    #[test]
+    fn bindable_refuses_a_group_that_a_machine_has_open() {
+        let tree = card();
+        tree.link("/proc/900/fd/5", "/dev/vfio/7");
+        tree.file("/proc/900/comm", "qemu\n");
+        assert_eq!(refused(&tree).code.id, "E1107");
+    }
+}

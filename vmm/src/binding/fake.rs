@@ -1,0 +1,226 @@
+//! A host in a directory, and what a kernel would do with the writes.
+
+use std::{
+    cell::{Cell, RefCell},
+    fs, io,
+    os::unix::fs::symlink,
+    rc::Rc,
+    time::Duration,
+};
+
+use strait_resources::{
+    bdf::Bdf,
+    host::{
+        pci::{self, HostFunction},
+        sysroot::Sysroot,
+    },
+};
+
+use super::{
+    Binder,
+    write::{WriteError, Writer},
+};
+
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The tree and its kernel.
+pub(super) struct Host {
+    dir: tempfile::TempDir,
+    pub(super) kernel: Rc<Kernel>,
+}
+
+/// Changes the tree as the kernel would.
+pub(super) struct Kernel {
+    sysroot: Sysroot,
+    /// The drivers that want each function.
+    native: RefCell<Vec<(Bdf, String)>>,
+    /// Every write, in order.
+    pub(super) writes: RefCell<Vec<String>>,
+    /// After so many writes nothing is written any more: strait was killed.
+    pub(super) budget: Cell<usize>,
+    /// A driver that never lets go.
+    pub(super) hangs: RefCell<Option<String>>,
+    /// vfio-pci refuses everything.
+    pub(super) vfio_refuses: Cell<bool>,
+}
+
+/// The child that a hanging write leaves.
+pub(super) const STUCK_CHILD: u32 = 4711;
+
+impl Host {
+    /// Root's, with IOMMU and vfio-pci, and this process as 100.
+    pub(super) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = Rc::new(Kernel {
+            sysroot: Sysroot::at(dir.path()),
+            native: RefCell::default(),
+            writes: RefCell::default(),
+            budget: Cell::new(usize::MAX),
+            hangs: RefCell::default(),
+            vfio_refuses: Cell::new(false),
+        });
+        let host = Self { dir, kernel };
+        host.file(BOOT, "boot-1\n");
+        host.file("/proc/self/status", "Uid:\t0\t0\t0\t0\n");
+        host.process(100, 'R', 7);
+        host.file("/proc/self/stat", &stat(100, 'R', 7));
+        fs::create_dir_all(host.sysroot().path("/sys/bus/pci/drivers/vfio-pci")).unwrap();
+        host
+    }
+
+    pub(super) fn sysroot(&self) -> Sysroot {
+        Sysroot::at(self.dir.path())
+    }
+
+    pub(super) fn binder(&self) -> Binder {
+        Binder { sysroot: self.sysroot(), writer: Rc::clone(&self.kernel) as _ }
+    }
+
+    pub(super) fn file(&self, path: &str, content: &str) {
+        let path = self.sysroot().path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    pub(super) fn process(&self, pid: u32, state: char, start: u64) {
+        self.file(&format!("/proc/{pid}/stat"), &stat(pid, state, start));
+    }
+
+    /// This process is 100 no more, and 100 is gone.
+    pub(super) fn kill_owner(&self) {
+        fs::remove_dir_all(self.sysroot().path("/proc/100")).unwrap();
+        self.process(200, 'R', 9);
+        self.file("/proc/self/stat", &stat(200, 'R', 9));
+    }
+
+    pub(super) fn reboot(&self) {
+        self.file(BOOT, "boot-2\n");
+    }
+
+    /// A function on its own driver.
+    pub(super) fn function(&self, bdf: &str, driver: Option<&str>, group: u32) -> HostFunction {
+        let at = |name: &str| format!("{}/{bdf}/{name}", pci::DEVICES);
+        let mut config = [0u8; 64];
+        config[..4].copy_from_slice(&[0x86, 0x80, 0xd3, 0x10]);
+        for (name, text) in [
+            ("vendor", "0x8086\n"),
+            ("device", "0x10d3\n"),
+            ("class", "0x020000\n"),
+            ("driver_override", "(null)\n"),
+            ("power/control", "auto\n"),
+            ("d3cold_allowed", "1\n"),
+            ("resource", ""),
+        ] {
+            self.file(&at(name), text);
+        }
+        fs::write(self.sysroot().path(&at("config")), config).unwrap();
+        let target = format!("../../../../kernel/iommu_groups/{group}");
+        symlink(target, self.sysroot().path(&at("iommu_group"))).unwrap();
+        self.file(&format!("/sys/kernel/iommu_groups/{group}/reserved_regions"), "");
+        let members = self.sysroot().path(&format!("/sys/kernel/iommu_groups/{group}/devices"));
+        fs::create_dir_all(&members).unwrap();
+        symlink(format!("../../../../bus/pci/devices/{bdf}"), members.join(bdf)).unwrap();
+        let address: Bdf = bdf.parse().unwrap();
+        if let Some(driver) = driver {
+            self.file(&format!("/sys/bus/pci/drivers/{driver}/bind"), "");
+            self.kernel.native.borrow_mut().push((address, driver.to_owned()));
+            self.kernel.attach(address, driver);
+        }
+        self.find(bdf)
+    }
+
+    pub(super) fn find(&self, bdf: &str) -> HostFunction {
+        pci::find(&self.sysroot(), bdf.parse().unwrap()).unwrap().unwrap()
+    }
+
+    /// Everything that taking changes, for comparison.
+    pub(super) fn state(&self) -> Vec<String> {
+        let sysroot = self.sysroot();
+        let mut state = Vec::new();
+        for function in pci::scan(&sysroot).unwrap() {
+            let read = |name: &str| sysroot.read(&pci::path(function.bdf, name)).unwrap();
+            let (power, d3cold) = (read("power/control"), read("d3cold_allowed"));
+            let (bdf, driver) = (function.bdf, function.driver);
+            state.push(format!("{bdf} {driver:?} {:?} {power} {d3cold}", function.driver_override));
+        }
+        state
+    }
+
+    pub(super) fn journals(&self) -> usize {
+        let names = self.sysroot().list_if_present("/run/strait/journal").unwrap();
+        names.iter().filter(|name| name.ends_with(".json")).count()
+    }
+}
+
+fn stat(pid: u32, state: char, start: u64) -> String {
+    format!("{pid} (strait) {state} {}{start} 0\n", "0 ".repeat(18))
+}
+
+impl Kernel {
+    fn link(&self, bdf: Bdf) -> std::path::PathBuf {
+        self.sysroot.path(&pci::path(bdf, "driver"))
+    }
+
+    fn attach(&self, bdf: Bdf, driver: &str) {
+        symlink(format!("../../../../bus/pci/drivers/{driver}"), self.link(bdf)).unwrap();
+        if driver == "vfio-pci" {
+            let function = pci::find(&self.sysroot, bdf).unwrap().unwrap();
+            let node = self.sysroot.path(&format!("/dev/vfio/{}", function.group.unwrap()));
+            fs::create_dir_all(node.parent().unwrap()).unwrap();
+            fs::write(node, "").unwrap();
+        }
+    }
+
+    fn probe(&self, bdf: Bdf) {
+        let function = pci::find(&self.sysroot, bdf).unwrap().unwrap();
+        if function.driver.is_some() {
+            return;
+        }
+        let native = self.native.borrow();
+        let native = native.iter().find(|(known, _)| *known == bdf).map(|(_, name)| name.as_str());
+        match function.driver_override.as_deref() {
+            Some("vfio-pci") if self.vfio_refuses.get() => {}
+            Some(name) => self.attach(bdf, name),
+            None => {
+                if let Some(name) = native {
+                    self.attach(bdf, name);
+                }
+            }
+        }
+    }
+}
+
+impl Writer for Kernel {
+    fn write(&self, path: &str, value: &str, _: Duration) -> Result<(), WriteError> {
+        let refused =
+            |source| WriteError::Refused { path: path.to_owned(), value: value.to_owned(), source };
+        if self.budget.get() == 0 {
+            return Err(refused(io::Error::other("killed")));
+        }
+        self.budget.set(self.budget.get() - 1);
+        let journals = self.sysroot.list_if_present("/run/strait/journal").unwrap();
+        assert!(!journals.is_empty(), "{path} is written before the journal");
+        self.writes.borrow_mut().push(format!("{path} {}", value.trim()));
+        if path.ends_with("/driver/unbind") {
+            let bdf = value.parse().unwrap();
+            let driver = pci::find(&self.sysroot, bdf).unwrap().unwrap().driver;
+            if driver.is_some() && driver == *self.hangs.borrow() {
+                return Err(WriteError::Stuck { path: path.to_owned(), child: STUCK_CHILD });
+            }
+            fs::remove_file(self.link(bdf)).unwrap();
+        } else if path == "/sys/bus/pci/drivers_probe" {
+            self.probe(value.parse().unwrap());
+        } else if let Some(driver) = path.strip_suffix("/bind") {
+            self.attach(value.parse().unwrap(), driver.rsplit('/').next().unwrap());
+        } else {
+            fs::write(self.sysroot.path(path), value).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    fn load(&self, _: &str) -> io::Result<()> {
+        Err(io::Error::other("no such module"))
+    }
+
+    fn pause(&self, _: Duration) {}
+}

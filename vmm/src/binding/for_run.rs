@@ -1,0 +1,117 @@
+//! Binding as a part of `strait run`: devices are taken after everything that can be checked without it, and given back
+//! when the machine is gone.
+
+use strait_resources::{
+    failure::Failure,
+    host::{check, check::Allowed, pci::HostFunction},
+};
+
+use super::{Binder, Guard, Kind, session_peers};
+use crate::{
+    builder::internal,
+    config::{Managed, RunConfig},
+    events::hold_signals,
+    passthrough::{Candidates, Selection},
+    report,
+};
+
+/// Whose the devices are.
+pub(crate) enum Owned {
+    /// They are where they were.
+    Before,
+    /// They would be taken, if this were no dry run.
+    Planned,
+    /// Ours until dropped.
+    Taken(Guard),
+}
+
+/// Finds the devices and takes from the host's drivers what is to be managed, after everything that needs no change
+/// has been checked.
+pub(crate) fn owned<'a>(
+    binder: &Binder,
+    config: &'a RunConfig,
+    enough_memory: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(Candidates<'a>, Owned), Failure> {
+    let sysroot = binder.sysroot();
+    let root = binder.is_root()?;
+    if root && !config.dry_run {
+        let undone = binder.recover()?;
+        report::notes(&undone.lines);
+        report::warnings(&undone.warnings);
+    }
+    let candidates = Candidates::find(sysroot, &config.vfio)?;
+    let managed = match managed(binder, &candidates, root)? {
+        Some(managed) if root && !managed.is_empty() => managed,
+        _ => return Ok((candidates, Owned::Before)),
+    };
+    let allowed = Allowed { boot_vga: config.allow_boot_vga, peers: session_peers() };
+    if config.dry_run {
+        let planned = binder.plan(&managed, &allowed)?;
+        report::warnings(&planned.warnings);
+        let line = |taking: &check::Taking| {
+            let driver = taking.function.driver.as_deref().unwrap_or("no driver");
+            format!("{} would be taken from {driver}", taking.function.bdf)
+        };
+        report::notes(&planned.take.iter().map(line).collect::<Vec<_>>());
+        let owned = if planned.take.is_empty() { Owned::Before } else { Owned::Planned };
+        return Ok((candidates, owned));
+    }
+    let on_vfio = managed.iter().all(HostFunction::is_on_vfio);
+    if on_vfio && binder.plan(&managed, &allowed)?.take.is_empty() {
+        return Ok((candidates, Owned::Before));
+    }
+    enough_memory()?;
+    let lock = binder.lock()?;
+    let planned = binder.plan(&managed, &allowed)?;
+    report::warnings(&planned.warnings);
+    // A signal must not end strait between two drivers.
+    hold_signals().map_err(internal("installing a signal handler"))?;
+    let others: Vec<HostFunction> = candidates
+        .functions()
+        .map(|(function, _)| function)
+        .filter(|function| function.is_on_vfio())
+        .cloned()
+        .collect();
+    let guard = binder.take(&lock, Kind::Run, &planned, &others)?;
+    drop(lock);
+    for entry in guard.taken() {
+        let driver = entry.before.as_ref().and_then(|before| before.driver.as_deref());
+        log::info!("{} was taken from {}", entry.bdf, driver.unwrap_or("no driver"));
+    }
+    Ok((Candidates::find(sysroot, &config.vfio)?, Owned::Taken(guard)))
+}
+
+/// The functions that strait may take. `None` when one that it may not take is on another driver: that is refused
+/// later, and then nothing may have been changed.
+fn managed(
+    binder: &Binder,
+    candidates: &Candidates<'_>,
+    root: bool,
+) -> Result<Option<Vec<HostFunction>>, Failure> {
+    let mut managed = Vec::new();
+    for (function, choice) in candidates.functions() {
+        let may = match choice {
+            Managed::Yes => {
+                if !function.is_on_vfio() {
+                    binder.need_root("managed=yes")?;
+                }
+                true
+            }
+            Managed::Auto => root,
+            Managed::No => false,
+        };
+        if may {
+            managed.push(function.clone());
+        } else if !function.is_on_vfio() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(managed))
+}
+
+/// `strait ps` shows this run too. Nothing depends on it.
+pub(crate) fn registered(binder: &Binder, selection: &Selection) -> Option<Guard> {
+    let functions: Vec<HostFunction> = selection.functions().cloned().collect();
+    let registered = binder.register(&functions);
+    registered.map_err(|failure| log::info!("strait ps will not show this run: {failure}")).ok()
+}

@@ -1,0 +1,135 @@
+//! Functions that are ours until the guard is dropped.
+
+use strait_resources::{codes, failure::Failure};
+
+use super::{
+    Binder, Process,
+    journal::{Entry, Journal, Journals, Lock},
+    switch::{self, Trouble},
+};
+use crate::report;
+
+/// Gives back on drop what it has, and removes its journal.
+pub(crate) struct Guard {
+    binder: Binder,
+    journal: Option<Journal>,
+    /// So many functions, the first ones, may have been written to.
+    touched: usize,
+}
+
+impl Guard {
+    /// Writes the journal; nothing else yet.
+    pub(super) fn new(binder: Binder, journal: Journal) -> Result<Self, Failure> {
+        Journals::new(&binder.sysroot).write(&journal)?;
+        Ok(Self { binder, journal: Some(journal), touched: 0 })
+    }
+
+    /// Takes the function at this position of the journal.
+    pub(super) fn take(&mut self, position: usize) -> Result<(), Failure> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let Some(entry) = journal.functions.get_mut(position) else { return Ok(()) };
+        self.touched = position + 1;
+        let Binder { sysroot, writer } = &self.binder;
+        switch::take(sysroot, writer.as_ref(), entry)
+            .map_err(|trouble| note_stuck(&self.binder, entry, trouble))
+    }
+
+    /// The functions stay where they are: what `strait bind` is for.
+    pub(crate) fn keep(mut self) -> Result<(), Failure> {
+        let Some(mut journal) = self.journal.take() else { return Ok(()) };
+        journal.settled = true;
+        Journals::new(&self.binder.sysroot).write(&journal)
+    }
+
+    /// The functions that were taken.
+    pub(crate) fn taken(&self) -> impl Iterator<Item = &Entry> {
+        let entries = self.journal.iter().flat_map(|journal| &journal.functions);
+        entries.filter(|entry| entry.before.is_some())
+    }
+}
+
+impl Guard {
+    /// What a drop does, under a lock that the caller has.
+    pub(super) fn give_back(mut self, _lock: &Lock) {
+        if let Some(journal) = self.due() {
+            report::warnings(&undo(&self.binder, journal));
+        }
+    }
+
+    /// What has to be put back. `None` when nothing was written to; then the journal is gone.
+    fn due(&mut self) -> Option<Journal> {
+        let mut journal = self.journal.take()?;
+        journal.functions.truncate(self.touched);
+        if !journal.functions.is_empty() {
+            return Some(journal);
+        }
+        if let Err(failure) = Journals::new(&self.binder.sysroot).remove(&journal) {
+            report::warnings(&[failure]);
+        }
+        None
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let Some(journal) = self.due() else { return };
+        // Without the lock it is still better to give back than not to.
+        let lock = self.binder.lock().map_err(|failure| report::warnings(&[failure])).ok();
+        report::warnings(&undo(&self.binder, journal));
+        drop(lock);
+    }
+}
+
+/// Gives everything in a journal back, last first. What could not be given back stays in it. The lock must be held.
+pub(super) fn undo(binder: &Binder, mut journal: Journal) -> Vec<Failure> {
+    let mut warnings = Vec::new();
+    let mut left = Vec::new();
+    while let Some(mut entry) = journal.functions.pop() {
+        if let Err(failure) = give_back(binder, &mut entry) {
+            warnings.push(failure);
+            left.insert(0, entry);
+        }
+    }
+    let journals = Journals::new(&binder.sysroot);
+    let kept = if left.is_empty() {
+        journals.remove(&journal)
+    } else {
+        journals.write(&Journal { functions: left, settled: false, ..journal })
+    };
+    warnings.extend(kept.err());
+    warnings
+}
+
+/// Gives one function back. A failure is a warning: the guest is over, and strait goes on.
+pub(super) fn give_back(binder: &Binder, entry: &mut Entry) -> Result<(), Failure> {
+    if let Some(failure) = still_stuck(binder, entry)? {
+        return Err(failure);
+    }
+    entry.stuck = None;
+    switch::give_back(&binder.sysroot, binder.writer.as_ref(), entry).map_err(|trouble| {
+        let failure = note_stuck(binder, entry, trouble);
+        Failure { code: &codes::E1115, ..failure }
+    })
+}
+
+/// A function that a child of an earlier try still hangs in would only catch one more.
+fn still_stuck(binder: &Binder, entry: &Entry) -> Result<Option<Failure>, Failure> {
+    let Some(child) = entry.stuck else { return Ok(None) };
+    if !child.lives(&binder.sysroot)? {
+        return Ok(None);
+    }
+    let (bdf, pid) = (entry.bdf, child.pid);
+    let cause = format!("{bdf} still waits for its driver, in process {pid}");
+    let fix = format!("end what uses the device, or reboot; where it waits: cat /proc/{pid}/stack");
+    Ok(Some(Failure::new(&codes::E1115, cause, fix)))
+}
+
+fn note_stuck(binder: &Binder, entry: &mut Entry, trouble: Trouble) -> Failure {
+    if let Trouble::Stuck { child, .. } = trouble {
+        match Process::of(&binder.sysroot, child) {
+            Ok(process) => entry.stuck = process,
+            Err(error) => log::warn!("process {child}: {error}"),
+        }
+    }
+    trouble.into_failure()
+}

@@ -1,0 +1,167 @@
+//! Putting back what others left: a strait that was killed, and `strait bind`.
+
+use strait_resources::{
+    bdf::Bdf,
+    failure::Failure,
+    host::pci::{self, HostFunction},
+};
+
+use super::{
+    Binder, Entry, Journal, Kind,
+    guard::{give_back, undo},
+    journal::{Before, Journals, Lock},
+    owner::boot_id,
+};
+
+/// What was put back.
+#[derive(Debug, Default)]
+pub(crate) struct Undone {
+    /// A line for each owner or function.
+    pub(crate) lines: Vec<String>,
+    /// What did not work.
+    pub(crate) warnings: Vec<Failure>,
+}
+
+impl Binder {
+    /// Undoes the journals of straits that are dead. Nothing happens on a host where none ever ran.
+    pub(crate) fn recover(&self) -> Result<Undone, Failure> {
+        if !Journals::new(&self.sysroot).exist() {
+            return Ok(Undone::default());
+        }
+        let lock = self.lock()?;
+        self.recover_locked(&lock)
+    }
+
+    /// The same under a lock that the caller has.
+    pub(crate) fn recover_locked(&self, _lock: &Lock) -> Result<Undone, Failure> {
+        let journals = Journals::new(&self.sysroot);
+        let mut undone = Undone::default();
+        for journal in journals.list()? {
+            // The kernel has forgotten everything since.
+            if journal.boot != boot_id(&self.sysroot)? {
+                journals.remove(&journal)?;
+                continue;
+            }
+            let kept = journal.kind == Kind::Bind && journal.settled;
+            if kept || journal.owner_lives(&self.sysroot)? {
+                continue;
+            }
+            let pid = journal.process.pid;
+            let taken = names(journal.functions.iter().filter(|entry| entry.before.is_some()));
+            let warnings = undo(self, journal);
+            if !taken.is_empty() && warnings.is_empty() {
+                undone
+                    .lines
+                    .push(format!("strait {pid} ended without giving {taken} back: done now"));
+            }
+            undone.warnings.extend(warnings);
+        }
+        Ok(undone)
+    }
+
+    /// Gives functions back to the host: by the journal of the `strait bind` that took them, else to the driver that
+    /// the kernel finds. Refuses (E1114) those of a running guest before it touches any.
+    pub(crate) fn unbind(
+        &self,
+        lock: &Lock,
+        functions: &[HostFunction],
+    ) -> Result<Undone, Failure> {
+        let mut undone = self.recover_locked(lock)?;
+        self.refuse_owned(functions)?;
+        let mut wanted: Vec<Bdf> = functions.iter().map(|function| function.bdf).collect();
+        for journal in Journals::new(&self.sysroot).list()? {
+            if journal.kind != Kind::Bind || !journal.settled {
+                continue;
+            }
+            let (gone, stays) = split(journal.functions.clone(), &wanted);
+            if gone.is_empty() {
+                continue;
+            }
+            wanted.retain(|bdf| gone.iter().all(|entry| entry.bdf != *bdf));
+            for entry in &gone {
+                let driver = entry.before.as_ref().and_then(|before| before.driver.as_deref());
+                let driver = driver.unwrap_or("no driver");
+                undone.lines.push(format!("{} goes back to {driver}", entry.bdf));
+            }
+            undone.warnings.extend(self.undo_some(&journal, gone, stays)?);
+        }
+        for bdf in wanted {
+            undone.extend(self.unbind_unknown(bdf)?);
+        }
+        Ok(undone)
+    }
+
+    /// Gives `gone` back one at a time, last first, so that the file says at every moment what is still away.
+    fn undo_some(
+        &self,
+        journal: &Journal,
+        mut gone: Vec<Entry>,
+        mut stays: Vec<Entry>,
+    ) -> Result<Vec<Failure>, Failure> {
+        let journals = Journals::new(&self.sysroot);
+        let mut warnings = Vec::new();
+        while let Some(mut entry) = gone.pop() {
+            if let Err(failure) = give_back(self, &mut entry) {
+                warnings.push(failure);
+                stays.push(entry);
+            }
+            let functions: Vec<Entry> = stays.iter().chain(&gone).cloned().collect();
+            let now = Journal { functions, ..journal.clone() };
+            match now.functions.is_empty() {
+                true => journals.remove(&now)?,
+                false => journals.write(&now)?,
+            }
+        }
+        Ok(warnings)
+    }
+
+    /// One that nobody noted anything about: a boot rule or a person gave it to vfio-pci.
+    fn unbind_unknown(&self, bdf: Bdf) -> Result<Undone, Failure> {
+        let Some(function) = pci::find(&self.sysroot, bdf)? else { return Ok(Undone::default()) };
+        if !function.is_on_vfio() {
+            let driver = function.driver.as_deref().unwrap_or("no driver");
+            let lines = vec![format!("{bdf} is on {driver}: nothing to do")];
+            return Ok(Undone { lines, warnings: Vec::new() });
+        }
+        self.rebind(&function)
+    }
+
+    fn rebind(&self, function: &HostFunction) -> Result<Undone, Failure> {
+        let bdf = function.bdf;
+        let before = Before { any_driver: true, ..Before::default() };
+        let entry = Entry { before: Some(before), ..Entry::used(function) };
+        // The journal is for a strait that dies half-way.
+        let journal = self.journal(Kind::Run, vec![entry])?;
+        Journals::new(&self.sysroot).write(&journal)?;
+        let warnings = undo(self, journal);
+        let driver = super::switch::driver(&self.sysroot, bdf)?;
+        let driver = driver.as_deref().unwrap_or("no driver: none of the host wants it");
+        Ok(Undone { lines: vec![format!("{bdf} goes back to {driver}")], warnings })
+    }
+}
+
+impl Undone {
+    fn extend(&mut self, other: Self) {
+        self.lines.extend(other.lines);
+        self.warnings.extend(other.warnings);
+    }
+}
+
+/// Those that go back, and those that stay. One that was only taken along goes with the last of its group that was
+/// asked for.
+fn split(entries: Vec<Entry>, wanted: &[Bdf]) -> (Vec<Entry>, Vec<Entry>) {
+    let (mut gone, mut stays): (Vec<_>, Vec<_>) =
+        entries.into_iter().partition(|entry| wanted.contains(&entry.bdf));
+    let needed: Vec<Option<u32>> =
+        stays.iter().filter(|entry| !entry.along).map(|entry| entry.group).collect();
+    let groups: Vec<Option<u32>> = gone.iter().map(|entry| entry.group).collect();
+    let (follow, rest): (Vec<_>, Vec<_>) = stays.drain(..).partition(|entry| {
+        entry.along && groups.contains(&entry.group) && !needed.contains(&entry.group)
+    });
+    gone.extend(follow);
+    (gone, rest)
+}
+
+fn names<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
+    entries.map(|entry| entry.bdf.to_string()).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,233 @@
+//! The steps that give one function to vfio-pci, and those that put it back from any state between.
+
+use std::{fmt::Write as _, time::Duration};
+
+use strait_resources::{
+    bdf::Bdf,
+    codes,
+    failure::Failure,
+    host::{
+        pci::{self, is_vfio_driver},
+        sysroot::Sysroot,
+    },
+};
+
+use super::{
+    journal::{Before, Entry},
+    write::{FAST, SLOW, WriteError, Writer},
+};
+
+const VFIO: &str = "vfio-pci";
+const PROBE: &str = "/sys/bus/pci/drivers_probe";
+const DRIVERS: &str = "/sys/bus/pci/drivers";
+
+/// udev gives the group's node its owner and mode some time after the kernel made it.
+const NODE_LIMIT: Duration = Duration::from_secs(5);
+const NODE_PAUSE: Duration = Duration::from_millis(20);
+
+/// One write.
+struct Step {
+    path: String,
+    value: String,
+    limit: Duration,
+}
+
+impl Step {
+    fn new(path: String, value: impl Into<String>, limit: Duration) -> Self {
+        Self { path, value: value.into(), limit }
+    }
+}
+
+/// What is written to give a function to vfio-pci. Awake before it changes hands, and awake while it is ours: a card in
+/// D3cold reads as all ones. `driver_override` comes before the unbind, so that no other driver comes in between.
+fn steps(entry: &Entry, before: &Before) -> Vec<Step> {
+    let at = |attribute: &str| pci::path(entry.bdf, attribute);
+    let bdf = entry.bdf.to_string();
+    let mut steps = Vec::new();
+    if before.power_control.is_some() {
+        steps.push(Step::new(at("power/control"), "on", FAST));
+    }
+    if before.d3cold_allowed.is_some() {
+        steps.push(Step::new(at("d3cold_allowed"), "0", FAST));
+    }
+    steps.push(Step::new(at("driver_override"), VFIO, FAST));
+    if before.driver.is_some() {
+        steps.push(Step::new(at("driver/unbind"), bdf.clone(), SLOW));
+    }
+    steps.push(Step::new(PROBE.to_owned(), bdf, SLOW));
+    steps
+}
+
+/// The same as lines for a shell.
+pub(crate) fn commands(entry: &Entry) -> String {
+    let mut lines = String::new();
+    for Step { path, value, .. } in entry.before.iter().flat_map(|before| steps(entry, before)) {
+        let _ = writeln!(lines, "  echo {value} > {path}");
+    }
+    lines
+}
+
+/// Sees to it that there is a vfio-pci driver.
+pub(super) fn load_driver(sysroot: &Sysroot, writer: &dyn Writer) -> Result<(), Failure> {
+    let driver = format!("{DRIVERS}/{VFIO}");
+    if sysroot.exists(&driver) {
+        return Ok(());
+    }
+    let loaded = writer.load(VFIO);
+    if sysroot.exists(&driver) {
+        return Ok(());
+    }
+    let fix = "install the kernel's modules package, then: modprobe vfio-pci";
+    let failure = Failure::new(&codes::E1004, "the driver vfio-pci is not loaded", fix);
+    Err(match loaded {
+        Ok(()) => failure,
+        Err(error) => failure.source(error),
+    })
+}
+
+/// Gives a function to vfio-pci and looks whether it got there.
+pub(super) fn take(sysroot: &Sysroot, writer: &dyn Writer, entry: &Entry) -> Result<(), Trouble> {
+    let Some(before) = &entry.before else { return Ok(()) };
+    let bdf = entry.bdf;
+    for step in steps(entry, before) {
+        writer
+            .write(&step.path, &step.value, step.limit)
+            .map_err(|error| Trouble::of(bdf, before.driver.as_deref(), error))?;
+    }
+    let driver = driver(sysroot, bdf)?;
+    if driver.as_deref() != Some(VFIO) {
+        let now = driver.as_deref().unwrap_or("no driver");
+        let cause = format!("{bdf} was given to vfio-pci, but has {now}");
+        let says = sysroot.read_if_present(&pci::path(bdf, "driver_override"))?.unwrap_or_default();
+        let fix = "look into: dmesg | tail; and end what else sets driver_override (driverctl, udev rules)";
+        let failure = Failure::new(&codes::E1105, cause, fix);
+        return Err(Trouble::Failed(failure.detail(format!("driver_override is '{says}' now"))));
+    }
+    if let Some(group) = entry.group {
+        wait_for_node(sysroot, writer, &format!("/dev/vfio/{group}"))?;
+    }
+    Ok(())
+}
+
+fn wait_for_node(sysroot: &Sysroot, writer: &dyn Writer, path: &str) -> Result<(), Failure> {
+    let mut left = NODE_LIMIT;
+    while !sysroot.exists(path) {
+        if left.is_zero() {
+            let cause = format!("{path} does not appear, although vfio-pci has the device");
+            let fix = "outside of a container: udevadm trigger; inside, pass the node in";
+            return Err(Failure::new(&codes::E1004, cause, fix));
+        }
+        writer.pause(NODE_PAUSE);
+        left = left.saturating_sub(NODE_PAUSE);
+    }
+    Ok(())
+}
+
+/// Puts a function back, whatever of the way it has gone: [`take`] may have ended between any two steps. A driver that
+/// somebody else put there in the meantime stays.
+pub(super) fn give_back(
+    sysroot: &Sysroot,
+    writer: &dyn Writer,
+    entry: &Entry,
+) -> Result<(), Trouble> {
+    let Some(before) = &entry.before else { return Ok(()) };
+    let bdf = entry.bdf;
+    let at = |attribute: &str| pci::path(bdf, attribute);
+    if !sysroot.exists(&at("vendor")) {
+        log::warn!("{bdf} is not there any more: nothing to give back");
+        return Ok(());
+    }
+    let current = driver(sysroot, bdf)?;
+    let write = |path: String, value: &str, limit| {
+        let error = |error| Trouble::of(bdf, current.as_deref(), error);
+        writer.write(&path, value, limit).map_err(error)
+    };
+    let ours = current.as_deref().is_some_and(is_vfio_driver) && current != before.driver;
+    if ours {
+        write(at("driver/unbind"), &bdf.to_string(), SLOW)?;
+    }
+    let set = sysroot.read_if_present(&at("driver_override"))?.filter(|text| text == VFIO);
+    if set.is_some() && before.driver_override.as_deref() != Some(VFIO) {
+        write(at("driver_override"), before.driver_override.as_deref().unwrap_or("\n"), FAST)?;
+    }
+    if (ours || current.is_none()) && (before.driver.is_some() || before.any_driver) {
+        write(PROBE.to_owned(), &bdf.to_string(), SLOW)?;
+        if let Some(wanted) = &before.driver
+            && driver(sysroot, bdf)?.is_none()
+            && sysroot.exists(&format!("{DRIVERS}/{wanted}/bind"))
+        {
+            write(format!("{DRIVERS}/{wanted}/bind"), &bdf.to_string(), SLOW)?;
+        }
+    }
+    for (name, value) in
+        [("d3cold_allowed", &before.d3cold_allowed), ("power/control", &before.power_control)]
+    {
+        if let Some(value) = value {
+            write(at(name), value, FAST)?;
+        }
+    }
+    let now = driver(sysroot, bdf)?;
+    if now == before.driver || before.any_driver {
+        return Ok(());
+    }
+    let name = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".to_owned());
+    let cause = format!("{bdf} has {} now, not {} as before", name(&now), name(&before.driver));
+    let fix = format!("look into: dmesg | tail; then: strait unbind {bdf}");
+    Err(Trouble::Failed(Failure::new(&codes::E1115, cause, fix)))
+}
+
+/// The driver that has a function.
+pub(super) fn driver(sysroot: &Sysroot, bdf: Bdf) -> Result<Option<String>, Failure> {
+    Ok(sysroot.link_name(&pci::path(bdf, "driver"))?)
+}
+
+/// Why a function is not where it should be.
+pub(super) enum Trouble {
+    /// It failed.
+    Failed(Failure),
+    /// A child hangs in it, and whoever has the device's lock next will hang as well.
+    Stuck {
+        /// What to say.
+        failure: Failure,
+        /// Process ID.
+        child: u32,
+    },
+}
+
+impl Trouble {
+    fn of(bdf: Bdf, driver: Option<&str>, error: WriteError) -> Self {
+        match error {
+            WriteError::Stuck { child, ref path } => {
+                let driver = driver.unwrap_or("the new driver");
+                let cause = format!(
+                    "{driver} does not let go of {bdf}: a write to {path} does not come back"
+                );
+                let fix = format!(
+                    "see what it waits for: cat /proc/{child}/stack; end what uses the device, or reboot"
+                );
+                let failure = Failure::new(&codes::E1112, cause, fix).detail(format!(
+                    "process {child} waits in the kernel and is left behind; nothing can end it"
+                ));
+                Self::Stuck { failure, child }
+            }
+            refused @ WriteError::Refused { .. } => {
+                let cause = format!("{bdf} does not change its driver");
+                let fix = "look into: dmesg | tail; in a container, sysfs must be writable";
+                Self::Failed(Failure::new(&codes::E1105, cause, fix).source(refused))
+            }
+        }
+    }
+
+    /// What to tell the user.
+    pub(super) fn into_failure(self) -> Failure {
+        match self {
+            Self::Failed(failure) | Self::Stuck { failure, .. } => failure,
+        }
+    }
+}
+
+impl<F: Into<Failure>> From<F> for Trouble {
+    fn from(failure: F) -> Self {
+        Self::Failed(failure.into())
+    }
+}

@@ -1,0 +1,126 @@
+//! `strait ps`: who owns which device.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use strait_resources::failure::Failure;
+
+use crate::{
+    binding::{Binder, Entry, Journal, Kind},
+    cli::PsArgs,
+    report,
+};
+
+/// One owner, as `--json` shows it.
+#[derive(Serialize)]
+struct Owner {
+    /// Process ID; `null` for `strait bind`, which is over.
+    pid: Option<u32>,
+    /// `running`, `bound`, or `dead`: killed, and its devices still to be given back.
+    state: &'static str,
+    command: Vec<String>,
+    devices: Vec<Device>,
+}
+
+#[derive(Serialize)]
+struct Device {
+    bdf: String,
+    group: Option<u32>,
+    /// The driver that it goes back to; `null`: it stays on VFIO, or had none.
+    driver_before: Option<String>,
+}
+
+/// Prints it.
+pub(crate) fn run(args: &PsArgs) -> Result<u8, Failure> {
+    let binder = Binder::host();
+    let mut owners = Vec::new();
+    for journal in binder.journals()? {
+        let lives = journal.owner_lives(binder.sysroot())?;
+        owners.extend(owner(journal, lives));
+    }
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&owners).unwrap_or_default() + "\n",
+        false => table(&owners),
+    };
+    report::out(&text)?;
+    Ok(0)
+}
+
+/// `None` for what a dead strait only used: it has let go.
+fn owner(journal: Journal, lives: bool) -> Option<Owner> {
+    let (state, pid) = match journal.kind {
+        Kind::Bind if journal.settled => ("bound", None),
+        _ if lives => ("running", Some(journal.process.pid)),
+        _ => ("dead", Some(journal.process.pid)),
+    };
+    let device = |entry: Entry| Device {
+        bdf: entry.bdf.to_string(),
+        group: entry.group,
+        driver_before: entry.before.and_then(|before| before.driver),
+    };
+    let entries = journal.functions.into_iter();
+    let entries = entries.filter(|entry| state != "dead" || entry.before.is_some());
+    let devices: Vec<Device> = entries.map(device).collect();
+    let nothing = state == "dead" && devices.is_empty();
+    (!nothing).then_some(Owner { pid, state, command: journal.command, devices })
+}
+
+fn table(owners: &[Owner]) -> String {
+    if owners.is_empty() {
+        return "no strait runs, and none has taken a device\n".to_owned();
+    }
+    let mut text = String::new();
+    for Owner { pid, state, command, devices } in owners {
+        let pid = pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let _ = writeln!(text, "{pid:>7}  {state:<7}  {}", command.join(" "));
+        for device in devices {
+            let back = match &device.driver_before {
+                Some(driver) => format!("  goes back to {driver}"),
+                None => String::new(),
+            };
+            let group = device.group.map_or_else(String::new, |group| format!("  group {group}"));
+            let _ = writeln!(text, "                    {}{group}{back}", device.bdf);
+        }
+    }
+    if owners.iter().any(|owner| owner.state == "dead") {
+        text.push_str("strait run, bind and unbind give back what a dead one has.\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn journal(kind: &str, settled: bool, before: &str) -> Journal {
+        let text = format!(
+            r#"{{"process": {{"pid": 42, "start": 1}}, "boot": "b", "command": ["strait", "x"],
+            "kind": "{kind}", "settled": {settled}, "functions": [{{"bdf": "0000:3b:00.0", "group": 31,
+            "along": false, "before": {before}, "stuck": null}}]}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    const NOUVEAU: &str = r#"{"driver": "nouveau", "driver_override": null, "power_control": "auto",
+        "d3cold_allowed": null}"#;
+
+    #[test]
+    fn table_shows_who_has_what_and_where_it_goes() {
+        let running = owner(journal("run", false, NOUVEAU), true).unwrap();
+        let bound = owner(journal("bind", true, NOUVEAU), false).unwrap();
+        assert_eq!(
+            table(&[running, bound]),
+            "     42  running  strait x\n\
+             \x20                   0000:3b:00.0  group 31  goes back to nouveau\n\
+             \x20     -  bound    strait x\n\
+             \x20                   0000:3b:00.0  group 31  goes back to nouveau\n"
+        );
+    }
+
+    #[test]
+    fn dead_owner_is_shown_only_when_something_is_to_be_given_back() {
+        assert!(owner(journal("run", false, "null"), false).is_none());
+        let dead = owner(journal("run", false, NOUVEAU), false).unwrap();
+        assert!(table(&[dead]).contains("dead"));
+    }
+}
