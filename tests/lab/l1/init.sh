@@ -15,9 +15,9 @@ mount -t tmpfs over /over
 mkdir /over/upper /over/work
 mount -t overlay -o lowerdir=/host,upperdir=/over/upper,workdir=/over/work root /root
 cd /root || poweroff -f
-mkdir -p proc sys dev run tmp lab
-mount -t tmpfs run run
-mount -t tmpfs tmp tmp
+# /tmp and /run stay L0's under the overlay: the repository may lie there.
+mkdir -p proc sys dev run/lab tmp lab
+mount -t tmpfs lab run/lab
 mkdir -p run/lab/bin run/lab/job
 cp /bin/busybox run/lab/bin/busybox
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=1048576,cache=none,access=any lab lab
