@@ -1,13 +1,9 @@
 //! Host bridge: an Intel 82G33's, as on a q35, with the one register that firmware and operating systems look for:
 //! PCIEXBAR, which says where ECAM is (Intel 3 Series datasheet, 5.1.20).
 
-use strait_resources::{bar::BarIndex, range::AddressRange};
+use strait_resources::range::AddressRange;
 
-use crate::pci::{
-    config::ConfigSpace,
-    function::{BarChanges, BarLayout, ConfigAccess, PciFunction},
-    regs,
-};
+use crate::pci::{config::ConfigSpace, function::ConfigAccess, regs};
 
 const ID: (u16, u16) = (0x8086, 0x29c0);
 const PCIEXBAR: u16 = 0x60;
@@ -61,29 +57,20 @@ impl HostBridge {
     }
 }
 
-impl PciFunction for HostBridge {
-    fn bars(&self) -> Vec<BarLayout> {
-        Vec::new()
-    }
-
-    fn config_read(&mut self, at: ConfigAccess) -> u32 {
+impl HostBridge {
+    /// The value, right-aligned.
+    pub(super) fn config_read(&self, at: ConfigAccess) -> u32 {
         self.config.read(at)
     }
 
-    fn config_write(&mut self, at: ConfigAccess, value: u32) -> BarChanges {
+    /// What the guest may not write vanishes.
+    pub(super) fn config_write(&mut self, at: ConfigAccess, value: u32) {
         self.config.write(at, value);
-        BarChanges::new()
     }
 
-    fn bar_read(&mut self, _: BarIndex, _: u64, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-
-    fn bar_write(&mut self, _: BarIndex, _: u64, _: &[u8]) {}
-
-    fn reset(&mut self) -> BarChanges {
+    /// As after power-on.
+    pub(super) fn reset(&mut self) {
         *self = Self::new(self.ecam);
-        BarChanges::new()
     }
 }
 

@@ -1,13 +1,7 @@
 //! LPC bridge at 00:1f.0: an ICH9's, with what firmware and operating systems read: where the power management block
 //! and the root complex registers are (Intel ICH9 datasheet, chapter 13). It decodes nothing itself.
 
-use strait_resources::bar::BarIndex;
-
-use crate::pci::{
-    config::ConfigSpace,
-    function::{BarChanges, BarLayout, ConfigAccess, PciFunction},
-    regs,
-};
+use crate::pci::{config::ConfigSpace, function::ConfigAccess, regs};
 
 const ID: (u16, u16) = (0x8086, 0x2918);
 const PMBASE: u16 = 0x40;
@@ -41,28 +35,19 @@ impl Lpc {
     }
 }
 
-impl PciFunction for Lpc {
-    fn bars(&self) -> Vec<BarLayout> {
-        Vec::new()
-    }
-
-    fn config_read(&mut self, at: ConfigAccess) -> u32 {
+impl Lpc {
+    /// The value, right-aligned.
+    pub(super) fn config_read(&self, at: ConfigAccess) -> u32 {
         self.config.read(at)
     }
 
-    fn config_write(&mut self, at: ConfigAccess, value: u32) -> BarChanges {
+    /// What the guest may not write vanishes.
+    pub(super) fn config_write(&mut self, at: ConfigAccess, value: u32) {
         self.config.write(at, value);
-        BarChanges::new()
     }
 
-    fn bar_read(&mut self, _: BarIndex, _: u64, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-
-    fn bar_write(&mut self, _: BarIndex, _: u64, _: &[u8]) {}
-
-    fn reset(&mut self) -> BarChanges {
+    /// As after power-on.
+    pub(super) fn reset(&mut self) {
         *self = Self::new(self.power, self.root_complex);
-        BarChanges::new()
     }
 }

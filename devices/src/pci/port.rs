@@ -1,11 +1,11 @@
 //! PCIe root port: what every passed device sits behind. Its link is the host's, so that drivers that look at the
 //! port see the bandwidth there really is.
 
-use strait_resources::{bar::BarIndex, bdf::Bdf, range::AddressRange};
+use strait_resources::{bdf::Bdf, range::AddressRange};
 
 use crate::pci::{
     config::ConfigSpace,
-    function::{BarChanges, BarLayout, ConfigAccess, PciFunction},
+    function::ConfigAccess,
     regs::{self, capability, msi, pcie, pm},
 };
 
@@ -193,16 +193,14 @@ fn interrupts(config: &mut ConfigSpace) {
     config.allow16(MSI_AT + msi::DATA_64, u16::MAX);
 }
 
-impl PciFunction for RootPort {
-    fn bars(&self) -> Vec<BarLayout> {
-        Vec::new()
-    }
-
-    fn config_read(&mut self, at: ConfigAccess) -> u32 {
+impl RootPort {
+    /// The value, right-aligned.
+    pub(super) fn config_read(&self, at: ConfigAccess) -> u32 {
         self.config.read(at)
     }
 
-    fn config_write(&mut self, at: ConfigAccess, value: u32) -> BarChanges {
+    /// What the guest may not write vanishes.
+    pub(super) fn config_write(&mut self, at: ConfigAccess, value: u32) {
         let in_reset = |config: &ConfigSpace| {
             config.get16(regs::BRIDGE_CONTROL) & regs::BRIDGE_CONTROL_RESET != 0
         };
@@ -210,18 +208,11 @@ impl PciFunction for RootPort {
         self.config.write(at, value);
         // What is behind comes out of the reset when the bit goes back to 0.
         self.bus_reset |= before && !in_reset(&self.config);
-        BarChanges::new()
     }
 
-    fn bar_read(&mut self, _: BarIndex, _: u64, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-
-    fn bar_write(&mut self, _: BarIndex, _: u64, _: &[u8]) {}
-
-    fn reset(&mut self) -> BarChanges {
+    /// As after power-on.
+    pub(super) fn reset(&mut self) {
         *self = Self::new(self.parts);
-        BarChanges::new()
     }
 }
 
