@@ -33,6 +33,13 @@ const MODULES: &[&str] = &[
     "nvme",
 ];
 
+/// TCG's TSC is L0's, the same on every CPU and never stopping, but it does not say so. Left alone, L1 reads the HPET
+/// instead: a device, for which its CPUs queue up under load until timer interrupts do nothing but wait for the time.
+const L1_CLOCK: &str = "tsc=reliable";
+
+/// L1 shows every few seconds that it lives; silent for so long, it hangs.
+const LIFE: Duration = Duration::from_secs(60);
+
 /// Everything a boot of L1 is made from.
 #[derive(Clone, Copy)]
 pub(crate) struct Ingredients<'a> {
@@ -88,7 +95,7 @@ impl L1 {
             kernel: &with.kernel.bzimage,
             initramfs: &initramfs,
             append: format!(
-                "console=ttyS0 {} reboot=t panic=-1 quiet loglevel=5",
+                "console=ttyS0 {} {L1_CLOCK} reboot=t panic=-1 quiet loglevel=5",
                 host.kernel_arguments()
             ),
             memory_mib: host.memory_mib,
@@ -125,6 +132,8 @@ impl L1 {
         let mut progress = Progress::start(name);
         // L1 itself ends a job that takes too long; if it cannot, L1 hangs.
         let end = Instant::now() + limit + Duration::from_secs(45);
+        let alive = self.run.join(format!("jobs/{name}/alive"));
+        let mut life = (String::new(), Instant::now());
         let status = loop {
             let line = self.qemu.line(Duration::from_millis(250))?;
             let words: Vec<&str> = line.as_deref().unwrap_or_default().split(' ').collect();
@@ -135,8 +144,15 @@ impl L1 {
                     self.qemu.screendump(device, &file)?;
                     fs::write(self.run.join(format!("jobs/{name}/ack")), "")?;
                 }
-                _ if Instant::now() > end => bail!("L1 hangs"),
+                _ if Instant::now() > end => bail!("L1 hangs: the job does not end"),
                 _ => progress.tick(""),
+            }
+            let sign = files::text(&alive);
+            if sign != life.0 {
+                life = (sign, Instant::now());
+            }
+            if life.1.elapsed() > LIFE {
+                bail!("L1 hangs: no sign of life for {} s", LIFE.as_secs());
             }
         };
         Ok(JobEnd { status, console: self.console() })

@@ -86,7 +86,7 @@ impl Qemu {
         arguments.extend(machine.devices.iter().cloned());
         fs::write(run.join("l0-qemu.command"), arguments.join(" "))?;
         let messages = File::create(run.join(MESSAGES))?;
-        let mut command = Command::new(machine.qemu);
+        let mut command = dies_with_us(machine.qemu);
         command.args(&arguments).current_dir(run).stderr(messages);
         if !machine.terminal {
             command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -181,6 +181,18 @@ impl Drop for Qemu {
         // Killing or reaping fails only when it is already gone.
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+}
+
+/// A command that the kernel ends with the lab, however that ends: an orphaned QEMU would keep gigabytes and a CPU.
+fn dies_with_us(program: &Path) -> Command {
+    match files::program("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+            command
+        }
+        None => Command::new(program),
     }
 }
 

@@ -207,7 +207,7 @@ impl<'a> Runner<'a> {
                     // Whatever exists of them is kept.
                     drop(fs::copy(run.join(file), logs.join(file)));
                 }
-                Err(Trouble::Other(error.context(format!("the {} host does not boot", host.name))))
+                Err(Trouble::HostBroke(format!("the {} host does not boot: {error:#}", host.name)))
             }
         }
     }
@@ -332,8 +332,16 @@ impl<E: Into<anyhow::Error>> From<E> for Trouble {
 
 /// Finds the kernel's last words in a log.
 fn oops(log: &str) -> Option<Trouble> {
-    const WORDS: &[&str] =
-        &["Oops:", "int3: 0000", "kernel BUG at", "BUG: unable to handle", "Kernel panic"];
+    const WORDS: &[&str] = &[
+        "Oops:",
+        "int3: 0000",
+        "kernel BUG at",
+        "BUG: unable to handle",
+        "Kernel panic",
+        "self-detected stall",
+        "detected stalls on CPUs",
+        "soft lockup",
+    ];
     let line = log.lines().find(|line| WORDS.iter().any(|word| line.contains(word)))?;
     Some(Trouble::HostBroke(line.trim().to_owned()))
 }

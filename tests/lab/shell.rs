@@ -56,5 +56,7 @@ fn terminal_size() -> Option<(u16, u16)> {
     let output = Command::new("stty").arg("size").stdin(Stdio::inherit()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let (rows, columns) = text.trim().split_once(' ')?;
-    Some((rows.parse().ok()?, columns.parse().ok()?))
+    let (rows, columns): (u16, u16) = (rows.parse().ok()?, columns.parse().ok()?);
+    // A terminal that does not know its size says 0 0.
+    (rows > 0 && columns > 0).then_some((rows, columns))
 }

@@ -14,8 +14,8 @@ while read -r verb name limit <&3; do
     job)
         rm -rf /run/lab/job && mkdir -p /run/lab/job
         dmesg -c >/dev/null
-        # If L1 hangs, what its guests had said by then is the evidence.
-        (while sleep 4; do cp /run/lab/job/*.serial /run/lab/job/*.err "/lab/jobs/$name/"; done) 2>/dev/null 3<&- &
+        # A sign of life; and if L1 hangs, what its guests had said by then is the evidence.
+        (while sleep 4; do cat /proc/uptime >"/lab/jobs/$name/alive"; cp /run/lab/job/*.serial /run/lab/job/*.err "/lab/jobs/$name/"; done) 2>/dev/null 3<&- &
         keeper=$!
         timeout -s KILL "$limit" sh "/lab/jobs/$name/job.sh" >/run/lab/job/job.out 2>&1 </dev/null 3<&-
         status=$?

@@ -20,6 +20,15 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             .limit(420)
             .vm(Vm::new("a", "cpu;memory;pci").bzimage())
             .real(),
+        Scenario::new(
+            "boot-bzimage-64",
+            HostKind::Main,
+            "the stock bzImage, entered at its own 64-bit entry, unpacks itself and boots",
+        )
+        .strait_only()
+        .limit(420)
+        .vm(Vm::new("a", "cpu;memory;pci").bzimage().flags("--boot bzimage"))
+        .real(),
         Scenario::new("boot-two-cpus", HostKind::Main, "two CPUs with the host's topology")
             .vm(Vm::new("a", "cpu;irqs").cpus(2))
             .reports("a", "cpu.count", "2")
