@@ -8,5 +8,6 @@ pub mod host;
 pub mod names;
 pub mod nearest;
 pub mod range;
+pub mod selector;
 pub mod size;
 pub mod window;

@@ -52,7 +52,7 @@ Examples:
 
 const SHOW_EXAMPLES: &str = "\
 DEVICE is an address, 3b:00.0, or 3b:00 for every function of the slot, slot=NAME as the firmware
-numbers the board, or IDs, 10de:1e07, that one device alone has.
+numbers the board, IDs, 10de:1e07, that one device alone has, or a path in /sys.
 
 Examples:
   strait devices show 3b:00
@@ -125,7 +125,8 @@ pub(crate) struct RunArgs {
     /// A PCI device for the guest; repeat it for more.
     ///
     /// SPEC is an address, 3b:00.0 for one function or 3b:00 for every function of
-    /// the slot, or a path in /sys. Behind it may come, with commas:
+    /// the slot; slot=NAME as the board calls it; IDs, 10de:1e07, that one device
+    /// alone has; or a path in /sys. Behind it may come, with commas:
     ///   id=NAME                 what strait calls it
     ///   guest-address=BB:00[.F] its place in the guest
     ///   rom=on|off|FILE         its expansion ROM
@@ -261,8 +262,8 @@ fn vendor_id(text: &str) -> Result<u16, String> {
 #[derive(Debug, Args)]
 #[command(after_help = BIND_EXAMPLES)]
 pub(crate) struct BindArgs {
-    /// Functions (3b:00.0) or whole slots (3b:00). What shares an IOMMU group comes along.
-    #[arg(value_name = "BDF", required = true)]
+    /// Functions (3b:00.0) or whole slots (3b:00, slot=NAME), or IDs. What shares an IOMMU group comes along.
+    #[arg(value_name = "DEVICE", required = true)]
     pub(crate) functions: Vec<String>,
     /// Say what would be done and do nothing.
     #[arg(long)]
@@ -279,8 +280,8 @@ pub(crate) struct BindArgs {
 #[derive(Debug, Args)]
 #[command(after_help = UNBIND_EXAMPLES)]
 pub(crate) struct UnbindArgs {
-    /// Functions (3b:00.0) or whole slots (3b:00).
-    #[arg(value_name = "BDF", required = true)]
+    /// Functions (3b:00.0) or whole slots (3b:00, slot=NAME), or IDs.
+    #[arg(value_name = "DEVICE", required = true)]
     pub(crate) functions: Vec<String>,
     /// Say what would be done and do nothing.
     #[arg(long)]

@@ -19,7 +19,7 @@ use std::{num::NonZeroU8, path::PathBuf};
 
 use strait_arch::cpuid::CpuTopology;
 pub(crate) use strait_arch::{boot::BootMode, cpuid::Hide};
-use strait_resources::{bdf::BdfSelector, codes, failure::Failure};
+use strait_resources::{codes, failure::Failure, selector::Selector};
 
 use crate::cli::RunArgs;
 
@@ -124,8 +124,8 @@ impl Pages {
 /// One `--vfio`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VfioConfig {
-    /// One function or a whole slot of the host.
-    pub(crate) selector: BdfSelector,
+    /// One function or a whole slot of the host, by whatever name.
+    pub(crate) selector: Selector,
     /// The user's name for it: 1 to 32 letters, digits, `.`, `_`, `-`. Without one, the device at position `n` of
     /// the command line is `vfio{n}`, and no other device has that name.
     pub(crate) id: Option<String>,

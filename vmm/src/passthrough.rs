@@ -27,6 +27,7 @@ use strait_resources::{
     codes,
     failure::Failure,
     host::{check, iommu, pci::HostFunction, rom, sysroot::Sysroot},
+    selector::Selector,
 };
 
 use crate::config::{Managed, RomChoice, VfioConfig};
@@ -77,7 +78,8 @@ impl<'a> Candidates<'a> {
         if wanted.is_empty() {
             return Ok(Self { wanted, resolved: Vec::new() });
         }
-        let selectors: Vec<BdfSelector> = wanted.iter().map(|device| device.selector).collect();
+        let selectors: Vec<Selector> =
+            wanted.iter().map(|device| device.selector.clone()).collect();
         let resolved = check::resolve(sysroot, &selectors)?;
         for (device, slot) in wanted.iter().zip(&resolved) {
             if let (Some((vendor, id)), Some(first)) = (device.expect, slot.functions.first()) {
@@ -146,7 +148,7 @@ fn arrange(wanted: &[VfioConfig], resolved: Vec<check::Slot>) -> Result<Vec<Slot
         for host in slot.functions {
             let number = device.guest_function.unwrap_or_else(|| host.bdf.function());
             let fixed = device.guest_function.is_some();
-            let rom = read_rom(device, &host)?;
+            let rom = read_rom(device, slot.selector, &host)?;
             homes[at].functions.push(Chosen { number, fixed, host, rom });
         }
     }
@@ -183,11 +185,15 @@ fn number(slot: &mut Slot) -> Result<(), Failure> {
 
 /// A ROM file is looked at before anything starts: a wrong one costs hours inside a guest. With a whole slot, the file
 /// is its first function's.
-fn read_rom(device: &VfioConfig, function: &HostFunction) -> Result<RomSource, Failure> {
+fn read_rom(
+    device: &VfioConfig,
+    selector: BdfSelector,
+    function: &HostFunction,
+) -> Result<RomSource, Failure> {
     let path = match &device.rom {
         RomChoice::On => return Ok(RomSource::Device),
         RomChoice::Off => return Ok(RomSource::Off),
-        RomChoice::File(_) if matches!(device.selector, BdfSelector::Slot(first) if first != function.bdf) =>
+        RomChoice::File(_) if matches!(selector, BdfSelector::Slot(first) if first != function.bdf) =>
         {
             return Ok(RomSource::Device);
         }

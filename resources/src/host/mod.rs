@@ -10,6 +10,7 @@ pub mod fixture;
 pub mod holders;
 pub mod inventory;
 pub mod iommu;
+pub mod kernels;
 pub mod memory;
 pub mod needs;
 pub mod pci;

@@ -3,10 +3,9 @@
 use std::fmt::Write as _;
 
 use strait_resources::{
-    bdf::BdfSelector,
     codes,
     failure::Failure,
-    host::{check, check::Allowed, pci, pci::HostFunction, sysroot::Sysroot},
+    host::{check, check::Allowed},
 };
 
 use crate::{
@@ -20,7 +19,7 @@ pub(crate) fn bind(args: &BindArgs) -> Result<u8, Failure> {
     let binder = Binder::host();
     let allowed = Allowed { boot_vga: args.allow_boot_vga, peers: binding::session_peers() };
     if args.dry_run {
-        let functions = functions(binder.sysroot(), &args.functions)?;
+        let functions = check::select(binder.sysroot(), &args.functions)?;
         let planned = binder.plan(&functions, &allowed)?;
         report::warnings(&planned.warnings);
         let mut text = String::new();
@@ -47,7 +46,7 @@ pub(crate) fn bind(args: &BindArgs) -> Result<u8, Failure> {
     let undone = binder.recover_locked(&lock)?;
     report::notes(&undone.lines);
     report::warnings(&undone.warnings);
-    let functions = functions(binder.sysroot(), &args.functions)?;
+    let functions = check::select(binder.sysroot(), &args.functions)?;
     let planned = binder.plan(&functions, &allowed)?;
     report::warnings(&planned.warnings);
     let mut text = String::new();
@@ -89,7 +88,7 @@ pub(crate) fn unbind(args: &UnbindArgs) -> Result<u8, Failure> {
     let binder = Binder::host();
     if args.dry_run {
         let mut text = String::new();
-        for function in functions(binder.sysroot(), &args.functions)? {
+        for function in check::select(binder.sysroot(), &args.functions)? {
             let bdf = function.bdf;
             let driver = function.driver.as_deref().unwrap_or("no driver");
             let _ = match function.is_on_vfio() {
@@ -102,7 +101,7 @@ pub(crate) fn unbind(args: &UnbindArgs) -> Result<u8, Failure> {
     }
     binder.need_root("strait unbind")?;
     let lock = binder.lock()?;
-    let functions = functions(binder.sysroot(), &args.functions)?;
+    let functions = check::select(binder.sysroot(), &args.functions)?;
     let undone = binder.unbind(&lock, &functions)?;
     let mut text: String = undone.lines.iter().map(|line| format!("{line}\n")).collect();
     for function in &functions {
@@ -118,19 +117,4 @@ pub(crate) fn unbind(args: &UnbindArgs) -> Result<u8, Failure> {
     report::warnings(&undone.warnings);
     report::out(&text)?;
     Ok(if undone.warnings.is_empty() { 0 } else { codes::E1105.exit })
-}
-
-/// The functions that the words mean.
-fn functions(sysroot: &Sysroot, words: &[String]) -> Result<Vec<HostFunction>, Failure> {
-    let selectors: Vec<BdfSelector> = words
-        .iter()
-        .map(|word| {
-            word.parse().map_err(|error| {
-                let fix = format!("{} lists them: lspci -D", pci::DEVICES);
-                Failure::new(&codes::E2003, format!("{error}"), fix)
-            })
-        })
-        .collect::<Result<_, Failure>>()?;
-    let slots = check::resolve(sysroot, &selectors)?;
-    Ok(slots.into_iter().flat_map(|slot| slot.functions).collect())
 }

@@ -38,14 +38,15 @@ pub(crate) fn run(args: &DoctorArgs, verbose: u8) -> Result<u8, Failure> {
         false => None,
     };
     let status = doctor::exit_status(&findings);
+    let next = next::next(&sysroot, &chosen, &findings)?;
     if args.output.json {
-        report::json(&json::answer(&findings, plan.as_ref(), status))?;
+        report::json(&json::answer(&findings, &next, plan.as_ref(), status))?;
     } else if let Some(plan) = &plan {
         report::out(&script(plan))?;
     } else {
         let columns = report::columns();
         let mut text = render(&findings, columns, verbose > 0);
-        text.push_str(&next::steps(&sysroot, &chosen, status)?);
+        text.push_str(&next::render(&next, columns));
         report::out(&text)?;
     }
     Ok(status)

@@ -1,16 +1,17 @@
 //! `--vfio`: which device, and how the guest sees it.
 
-use std::path::Path;
-
 use strait_resources::{
-    bdf::{Bdf, BdfSelector},
+    bdf::BdfSelector,
     codes,
     failure::Failure,
+    host::check,
+    selector::{self, Selector},
 };
 
 use super::{Managed, RomChoice, VfioConfig, bad_value, choice, list::List};
 
-const KEYS: [&str; 7] = ["id", "guest-address", "rom", "expect", "managed", "host", "sysfs"];
+const KEYS: [&str; 8] =
+    ["id", "guest-address", "rom", "expect", "managed", "host", "sysfs", "slot"];
 const MANAGED_CHOICES: &[(&str, Managed)] =
     &[("auto", Managed::Auto), ("yes", Managed::Yes), ("no", Managed::No)];
 const ID_MAX: usize = 32;
@@ -29,25 +30,21 @@ pub(super) fn parse_all(texts: &[String]) -> Result<Vec<VfioConfig>, Failure> {
     Ok(devices)
 }
 
-/// `3b:00.0`, `3b:00`, `/sys/bus/pci/devices/0000:3b:00.0`, `host=3b:00.0` or `sysfs=/sys/...`, then keys.
+/// A device as every command takes it (`3b:00.0`, `3b:00`, `10de:1e07`, `/sys/...`; `slot=3`), then keys.
 fn parse(text: &str) -> Result<VfioConfig, Failure> {
     let list = List::parse("--vfio", text, &KEYS)?;
-    let mut selector = match list.word.as_deref() {
-        Some(path) if path.starts_with('/') => Some(from_sysfs(path)?),
-        Some(word) => Some(address(word)?),
-        None => None,
-    };
+    let mut selector = list.word.as_deref().map(check::selector).transpose()?;
     let (mut id, mut expect, mut rom) = (None, None, RomChoice::default());
     let (mut guest_bus, mut guest_function) = (None, None);
     let mut managed = Managed::default();
     for (key, value) in list.pairs {
         match key {
-            "host" | "sysfs" if selector.is_some() => {
+            "host" | "sysfs" | "slot" if selector.is_some() => {
                 let cause = format!("--vfio {text}: one device is named, then another");
                 return Err(bad_value(cause, "a --vfio for each device"));
             }
-            "host" => selector = Some(address(&value)?),
-            "sysfs" => selector = Some(from_sysfs(&value)?),
+            "host" | "sysfs" => selector = Some(check::selector(&value)?),
+            "slot" => selector = Some(Selector::Slot(value)),
             "id" => id = Some(name(value)?),
             "managed" => managed = choice("--vfio managed=", Some(&value), MANAGED_CHOICES)?,
             "expect" => expect = Some(ids(&value)?),
@@ -68,36 +65,13 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
         let cause = format!("--vfio {text} names no device");
         return Err(bad_value(cause, "its address comes first: --vfio 3b:00.0,..."));
     };
-    if let (BdfSelector::Slot(_), Some(function)) = (selector, guest_function) {
+    if let (true, Some(function)) = (selector.is_slot(), guest_function) {
         let cause =
             format!("--vfio {text}: every function of {selector} cannot be function {function}");
         let fix = "leave the function out of guest-address=: in a whole slot each keeps its number";
         return Err(Failure::new(&codes::E2005, cause, fix));
     }
     Ok(VfioConfig { selector, id, guest_bus, guest_function, rom, expect, managed })
-}
-
-fn address(text: &str) -> Result<BdfSelector, Failure> {
-    text.parse().map_err(|_| {
-        let cause = format!("--vfio: '{text}' is no PCI address");
-        bad_value(
-            cause,
-            "write 0000:3b:00.0, 3b:00.0, or 3b:00 for the whole slot; lspci -D lists them",
-        )
-    })
-}
-
-/// The kernel names a device's directory by its address, at `/sys/bus/pci/devices` and below `/sys/devices` alike.
-fn from_sysfs(path: &str) -> Result<BdfSelector, Failure> {
-    let directory = Path::new(path);
-    let name = directory.file_name().and_then(|name| name.to_str());
-    match name.and_then(|name| name.parse::<Bdf>().ok()) {
-        Some(bdf) if directory.starts_with("/sys") => Ok(BdfSelector::Function(bdf)),
-        _ => {
-            let cause = format!("--vfio: {path} is no PCI device in sysfs");
-            Err(bad_value(cause, "such a path looks like /sys/bus/pci/devices/0000:3b:00.0"))
-        }
-    }
 }
 
 fn name(text: String) -> Result<String, Failure> {
@@ -110,12 +84,7 @@ fn name(text: String) -> Result<String, Failure> {
 }
 
 fn ids(text: &str) -> Result<(u16, u16), Failure> {
-    let id = |text: &str| {
-        let four = text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        four.then(|| u16::from_str_radix(text, 16).ok()).flatten()
-    };
-    let both = text.split_once(':').and_then(|(vendor, device)| id(vendor).zip(id(device)));
-    both.ok_or_else(|| {
+    selector::ids(text).ok_or_else(|| {
         let cause = format!("--vfio: expect={text} is no vendor:device");
         bad_value(cause, "four hexadecimal digits each, as lspci -n shows them: expect=10de:1e07")
     })
@@ -151,13 +120,7 @@ fn guest_address(text: &str) -> Result<(u8, Option<u8>), Failure> {
 }
 
 fn refuse_same_function(earlier: &VfioConfig, device: &VfioConfig) -> Result<(), Failure> {
-    let (BdfSelector::Function(a) | BdfSelector::Slot(a)) = earlier.selector;
-    let (BdfSelector::Function(b) | BdfSelector::Slot(b)) = device.selector;
-    let same = match (earlier.selector, device.selector) {
-        (BdfSelector::Function(a), BdfSelector::Function(b)) => a == b,
-        _ => a.same_slot(b),
-    };
-    if !same {
+    if !earlier.selector.overlaps(&device.selector) {
         return Ok(());
     }
     let cause = if earlier.selector == device.selector {
@@ -192,7 +155,7 @@ fn refuse_same_guest_address(earlier: &VfioConfig, device: &VfioConfig) -> Resul
     let (Some(bus), true) = (device.guest_bus, earlier.guest_bus == device.guest_bus) else {
         return Ok(());
     };
-    let slot = |device: &VfioConfig| matches!(device.selector, BdfSelector::Slot(_));
+    let slot = |device: &VfioConfig| device.selector.is_slot();
     let place = match (earlier.guest_function, device.guest_function) {
         (Some(a), Some(b)) if a == b => format!("{bus:02x}:00.{a}"),
         _ if slot(earlier) || slot(device) => format!("{bus:02x}:00"),
@@ -246,10 +209,22 @@ mod tests {
             "sysfs=/sys/bus/pci/devices/0000:3b:00.0",
             "id=x,host=0000:3b:00.0",
         ] {
-            assert_eq!(one(text).selector, BdfSelector::Function(function), "{text}");
+            assert_eq!(
+                one(text).selector,
+                Selector::Address(BdfSelector::Function(function)),
+                "{text}"
+            );
+        }
+        for text in ["slot=PCIe 3,id=x", "10de:1e07"] {
+            let words = text.split(',').next().unwrap();
+            assert_eq!(one(text).selector.to_string(), words);
         }
         for text in ["3b:00", "0000:3b:00", "host=3b:00"] {
-            assert_eq!(one(text).selector, BdfSelector::Slot(function), "{text}");
+            assert_eq!(
+                one(text).selector,
+                Selector::Address(BdfSelector::Slot(function)),
+                "{text}"
+            );
         }
     }
 
@@ -287,8 +262,10 @@ mod tests {
         for (text, code, says) in [
             ("", "E2003", "no key=value"),
             ("id=x", "E2003", "names no device"),
-            ("3b", "E2003", "'3b' is no PCI address"),
-            ("gpu", "E2003", "lspci -D"),
+            ("3b", "E2003", "'3b' is no PCI device"),
+            ("gpu", "E2003", "strait devices"),
+            ("slot=2,host=3b:00", "E2003", "then another"),
+            ("slot=2,guest-address=05:00.0", "E2005", "each keeps its number"),
             ("3b:00.8", "E2003", "'3b:00.8'"),
             ("3b:00.0,host=3c:00.0", "E2003", "one device is named, then another"),
             ("host=3b:00.0,sysfs=/sys/bus/pci/devices/0000:3b:00.0", "E2003", "then another"),

@@ -12,7 +12,7 @@ pub use assignable::assignable;
 pub use bindable::{Allowed, Bindable, Taking, bindable};
 pub use machine::{host, kvm, vfio};
 pub use memory::{huge_pages, memlock, memory};
-pub use select::{Slot, expect, resolve, select};
+pub use select::{Slot, expect, resolve, select, selector};
 
 use super::sysroot::SysError;
 #[cfg(doc)]

@@ -7,73 +7,65 @@ use super::super::{
     sysroot::Sysroot,
 };
 use crate::{
-    bdf::{Bdf, BdfError, BdfSelector},
+    bdf::{Bdf, BdfSelector},
     codes,
     failure::Failure,
     names::Names,
     nearest::{nearest, ranked},
+    selector::{self, Selector, SelectorError},
 };
 
 /// The functions that one selector chose of a host slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// As the user wrote it.
+    /// The address that the user named, or that the name means.
     pub selector: BdfSelector,
     /// By ascending function number; one at least.
     pub functions: Vec<HostFunction>,
 }
 
-/// One slot per selector, in the same order. Refuses an address where nothing is (E1101) and a function that is
-/// named twice (E2004), also by itself and by its slot.
-pub fn resolve(sysroot: &Sysroot, selectors: &[BdfSelector]) -> Result<Vec<Slot>, Failure> {
+/// One slot per selector, in the same order. Refuses what is not there (E1101), IDs that several devices have (E2003),
+/// and a function that is named twice (E2004), also by itself and by its slot.
+pub fn resolve(sysroot: &Sysroot, selectors: &[Selector]) -> Result<Vec<Slot>, Failure> {
     let existing = pci::addresses(sysroot)?;
     let mut slots: Vec<Slot> = Vec::new();
     for selector in selectors {
-        let functions = choose(sysroot, &existing, *selector)?;
+        let selector = match selector {
+            Selector::Address(address) => *address,
+            Selector::Slot(name) => named_slot(sysroot, name)?,
+            Selector::Ids { vendor, device } => by_ids(sysroot, *vendor, *device)?,
+        };
+        let functions = choose(sysroot, &existing, selector)?;
         if functions.is_empty() {
-            return Err(unknown(sysroot, &existing, *selector));
+            return Err(unknown(sysroot, &existing, selector));
         }
         for function in &functions {
             let holds = |slot: &&Slot| slot.functions.iter().any(|f| f.bdf == function.bdf);
             if let Some(earlier) = slots.iter().find(holds) {
-                return Err(twice(function.bdf, earlier.selector, *selector));
+                return Err(twice(function.bdf, earlier.selector, selector));
             }
         }
-        slots.push(Slot { selector: *selector, functions });
+        slots.push(Slot { selector, functions });
     }
     Ok(slots)
 }
 
-/// The functions that words of a command line name: an address (`3b:00.0`), a slot's (`3b:00`), the number on the
-/// board (`slot=3`), or IDs (`10de:1e07`) that one device alone has. Refuses like [`resolve`], and IDs that fit
-/// several devices with E2003.
+/// The functions that words of a command line name, in every form of a [`Selector`]. Refuses like [`resolve`].
 pub fn select(sysroot: &Sysroot, words: &[String]) -> Result<Vec<HostFunction>, Failure> {
-    let selectors: Vec<BdfSelector> =
-        words.iter().map(|word| selector(sysroot, word)).collect::<Result<_, _>>()?;
+    let selectors: Vec<Selector> =
+        words.iter().map(|word| selector(word)).collect::<Result<_, _>>()?;
     Ok(resolve(sysroot, &selectors)?.into_iter().flat_map(|slot| slot.functions).collect())
 }
 
-fn selector(sysroot: &Sysroot, word: &str) -> Result<BdfSelector, Failure> {
-    if let Some(name) = word.strip_prefix("slot=") {
-        return named_slot(sysroot, name);
-    }
-    if let Some((vendor, device)) = ids(word) {
-        return by_ids(sysroot, vendor, device);
-    }
-    word.parse().map_err(|error: BdfError| {
-        let fix = "strait devices lists the addresses; slot=NAME and 10de:1e07 are understood too";
+/// One word, read; no host is asked yet.
+pub fn selector(word: &str) -> Result<Selector, Failure> {
+    word.parse().map_err(|error: SelectorError| {
+        let fix = match error {
+            SelectorError::Word(_) => selector::FORMS,
+            SelectorError::Path(_) => "such a path looks like /sys/bus/pci/devices/0000:3b:00.0",
+        };
         Failure::new(&codes::E2003, error.to_string(), fix)
     })
-}
-
-/// "10de:1e07".
-fn ids(word: &str) -> Option<(u16, u16)> {
-    let id = |text: &str| {
-        let is_id = text.len() == 4 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
-        is_id.then(|| u16::from_str_radix(text, 16).ok()).flatten()
-    };
-    let (vendor, device) = word.split_once(':')?;
-    Some((id(vendor)?, id(device)?))
 }
 
 fn by_ids(sysroot: &Sysroot, vendor: u16, device: u16) -> Result<BdfSelector, Failure> {
@@ -94,8 +86,13 @@ fn by_ids(sysroot: &Sysroot, vendor: u16, device: u16) -> Result<BdfSelector, Fa
         }
         several => {
             let cause = format!("{} devices have the IDs {wanted}", several.len());
-            let failure = Failure::new(&codes::E2003, cause, "name one by its address");
-            Err(several.iter().fold(failure, |failure, f| failure.detail(f.bdf.to_string())))
+            let fix = "name one of them by its address or its slot";
+            let (names, slots) = (Names::load(sysroot), pci::physical_slots(sysroot)?);
+            Err(several.iter().fold(Failure::new(&codes::E2003, cause, fix), |failure, f| {
+                let slot = f.bdf.with_function(0).and_then(|bdf| slots.get(&bdf));
+                let slot = slot.map_or_else(String::new, |slot| format!(", slot={slot}"));
+                failure.detail(format!("{} {}{slot}", f.bdf, names.function(f)))
+            }))
         }
     }
 }
@@ -150,8 +147,8 @@ fn unknown(sysroot: &Sysroot, existing: &[Bdf], selector: BdfSelector) -> Failur
     let written: Vec<String> = existing.iter().map(Bdf::to_string).collect();
     let nearest = ranked(&selector.to_string(), written.iter().map(String::as_str), SHOWN);
     let fix = match nearest.first() {
-        Some(first) => format!("did you mean {first}? lspci -D lists every address"),
-        None => "lspci -D lists every address".to_owned(),
+        Some(first) => format!("did you mean {first}? strait devices lists every address"),
+        None => "strait devices lists every address".to_owned(),
     };
     let names = Names::load(sysroot);
     nearest.iter().fold(Failure::new(&codes::E1101, cause, fix), |failure, address| {
@@ -228,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn select_takes_ids_only_when_one_device_has_them() {
+    fn r20_select_takes_every_form_and_ids_only_when_one_device_has_them() {
         let tree = Tree::two_cards();
         let select = |word: &str| select(&tree.sysroot(), &[word.to_owned()]);
         let addresses = |word: &str| {
@@ -237,6 +234,7 @@ mod tests {
         assert_eq!(addresses("1a03:2000"), ["0000:03:00.0"]);
         let twins = select("10de:1e07").unwrap_err();
         assert_eq!((twins.code.id, twins.details.len()), ("E2003", 2));
+        assert_eq!(twins.details[1], "0000:d8:00.0 VGA controller [10de:1e07]");
         let typo = select("10de:1e08").unwrap_err();
         assert_eq!(typo.code.id, "E1101");
         assert!(typo.fix.contains("10de:1e07"), "{}", typo.fix);
@@ -244,6 +242,12 @@ mod tests {
         tree.file("/sys/bus/pci/slots/7/address", "0000:d8:00\n");
         assert_eq!(addresses("slot=7").len(), 4);
         assert!(select("slot=8").unwrap_err().fix.contains('7'));
+        let told = select("10de:1e07").unwrap_err().details;
+        assert_eq!(told[1], "0000:d8:00.0 VGA controller [10de:1e07], slot=7");
+        assert_eq!(addresses("/sys/bus/pci/devices/0000:3b:00.2"), ["0000:3b:00.2"]);
+        assert_eq!(select("/sys/class/drm/card0").unwrap_err().code.id, "E2003");
+        let both = ["slot=7", "d8:00.1"].map(str::to_owned);
+        assert_eq!(super::select(&tree.sysroot(), &both).unwrap_err().code.id, "E2004");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        kernels,
         pci::HostFunction,
         sysroot::{SysError, Sysroot},
     },
@@ -256,7 +257,7 @@ pub(super) fn claim(host: &Host<'_>, function: &HostFunction) -> Answer {
             "the driver was first: it is in the initramfs and the file is not; rebuild the initramfs",
         ));
     }
-    if let Some(image) = initramfs_image(host.sysroot)? {
+    if let Some(image) = kernels::installed(host.sysroot)?.initramfs {
         let (image_time, file_time) =
             (host.sysroot.modified(&image)?, host.sysroot.modified(&file)?);
         if image_time < file_time {
@@ -301,17 +302,6 @@ fn claimed_in(sysroot: &Sysroot, function: &HostFunction) -> Result<Option<Strin
     let cmdline = sysroot.read_if_present("/proc/cmdline")?.unwrap_or_default();
     let ids = cmdline.split_whitespace().find(|word| word.starts_with("vfio-pci.ids="));
     Ok(ids.filter(|ids| ids.contains(&id)).map(|_| "/proc/cmdline".to_owned()))
-}
-
-fn initramfs_image(sysroot: &Sysroot) -> Result<Option<String>, SysError> {
-    let kernel = sysroot.read_if_present("/proc/sys/kernel/osrelease")?.unwrap_or_default();
-    let names = [
-        format!("/boot/initrd.img-{kernel}"),
-        format!("/boot/initramfs-{kernel}.img"),
-        format!("/boot/initrd-{kernel}"),
-        "/boot/initramfs-linux.img".to_owned(),
-    ];
-    Ok(names.into_iter().find(|name| sysroot.exists(name)))
 }
 
 /// 48: what to look for an update of.

@@ -1,16 +1,12 @@
 use super::*;
-use crate::{
-    bdf::BdfSelector,
-    host::{
-        check,
-        fixture::{Function, Tree, status},
-    },
+use crate::host::{
+    check,
+    fixture::{Function, Tree, status},
 };
 
 fn chosen(tree: &Tree, words: &[&str]) -> Vec<HostFunction> {
-    let selectors: Vec<BdfSelector> = words.iter().map(|word| word.parse().unwrap()).collect();
-    let slots = check::resolve(&tree.sysroot(), &selectors).unwrap();
-    slots.into_iter().flat_map(|slot| slot.functions).collect()
+    let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    check::select(&tree.sysroot(), &words).unwrap()
 }
 
 fn findings(tree: &Tree, words: &[&str]) -> Vec<Finding> {

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use strait_resources::host::doctor::{Finding, Plan};
 
+use super::next::Next;
+
 /// Counts up when a field changes its meaning or goes; a new field does not.
 const SCHEMA: &str = "strait.doctor/1";
 
@@ -11,6 +13,7 @@ pub(super) struct Answer<'a> {
     schema: &'static str,
     exit: u8,
     findings: Vec<Found<'a>>,
+    next: Vec<&'a str>,
     plan: Option<Steps<'a>>,
 }
 
@@ -39,7 +42,12 @@ struct Step<'a> {
     lines: &'a [String],
 }
 
-pub(super) fn answer<'a>(findings: &'a [Finding], plan: Option<&'a Plan>, exit: u8) -> Answer<'a> {
+pub(super) fn answer<'a>(
+    findings: &'a [Finding],
+    next: &'a Next,
+    plan: Option<&'a Plan>,
+    exit: u8,
+) -> Answer<'a> {
     let found = |finding: &'a Finding| Found {
         check: finding.check,
         name: finding.name,
@@ -63,6 +71,7 @@ pub(super) fn answer<'a>(findings: &'a [Finding], plan: Option<&'a Plan>, exit: 
         schema: SCHEMA,
         exit,
         findings: findings.iter().map(found).collect(),
+        next: next.steps.iter().map(|step| step.command.as_str()).collect(),
         plan: plan.map(steps),
     }
 }

@@ -1,119 +1,232 @@
-//! What to type next: from a host to a running guest.
+//! What to type next: from this host to a running guest, in commands that work as they are printed.
 
 use std::fmt::Write as _;
 
 use strait_resources::{
-    bdf::Bdf,
+    bdf::{Bdf, BdfSelector},
     failure::Failure,
     host::{
-        driver,
+        check::{self, Allowed},
+        doctor::{Finding, Level},
         inventory::{self, Entry, Verdict},
+        kernels::{self, Installed},
+        memory,
         pci::HostFunction,
         sysroot::Sysroot,
     },
     names::Names,
 };
 
-use crate::report::{QUIET, STRONG};
+use crate::report::{QUIET, STRONG, wrapped};
 
-/// The last lines of the answer.
-pub(super) fn steps(
+/// The way on.
+#[derive(Debug, Default)]
+pub(super) struct Next {
+    /// What it is about; empty when there is nothing to say.
+    heading: String,
+    /// In order.
+    pub(super) steps: Vec<Step>,
+}
+
+/// One command.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// What it does.
+    what: String,
+    /// For a root shell, one line.
+    pub(super) command: String,
+}
+
+impl Next {
+    fn step(&mut self, what: impl Into<String>, command: String) {
+        self.steps.push(Step { what: what.into(), command });
+    }
+}
+
+/// What follows from the findings about `chosen`, or about the host alone.
+pub(super) fn next(
     sysroot: &Sysroot,
     chosen: &[HostFunction],
-    status: u8,
-) -> Result<String, Failure> {
-    let mut text = String::new();
-    if status != 0 {
-        let devices: Vec<String> = chosen.iter().map(|f| f.bdf.to_string()).collect();
-        let gap = if devices.is_empty() { "" } else { " " };
-        let _ = writeln!(
-            text,
-            "\n{STRONG}Next{STRONG:#}  strait doctor{gap}{} --fix-plan  prints the lines for this system",
-            devices.join(" ")
-        );
-        return Ok(text);
-    }
-    if !chosen.is_empty() {
-        let devices: Vec<Bdf> = chosen.iter().map(|function| function.bdf).collect();
-        let _ = writeln!(text, "\n{STRONG}Next{STRONG:#}  {}", run_line(sysroot, &devices)?);
-        return Ok(text);
-    }
+    findings: &[Finding],
+) -> Result<Next, Failure> {
     let entries = inventory::inventory(sysroot)?;
-    let Some(entry) = candidate(&entries) else {
-        let _ = writeln!(
-            text,
-            "\nThe host is ready, and has no device that a guest could have; strait devices tells why."
-        );
-        return Ok(text);
-    };
-    let function = &entry.function;
-    let name = Names::load(sysroot).function(function);
-    let _ = writeln!(
-        text,
-        "\n{STRONG}Next{STRONG:#}, for example with {} {name}, as root; strait devices lists all",
-        function.bdf
-    );
-    if let Verdict::AfterBinding(bind) = &entry.verdict {
-        let mut lines: Vec<String> = Vec::new();
-        for bdf in bind {
-            let other = entries.iter().find(|other| other.function.bdf == *bdf);
-            let driver = other.and_then(|other| other.function.driver.as_deref());
-            for line in driver::bind_commands(*bdf, driver) {
-                if !lines.contains(&line) {
-                    lines.push(line);
-                }
-            }
-        }
-        lines.iter().for_each(|line| {
-            let _ = writeln!(text, "  {line}");
-        });
+    let chosen: Vec<&Entry> = chosen
+        .iter()
+        .filter_map(|function| entries.iter().find(|entry| entry.function.bdf == function.bdf))
+        .collect();
+    if findings.iter().any(|finding| finding.level == Level::Fail && !ends_by_binding(finding, &chosen)) {
+        return Ok(mend(&chosen));
     }
-    let _ = writeln!(text, "  {}", run_line(sysroot, &[function.bdf])?);
-    let _ =
-        writeln!(text, "{QUIET}strait doctor {} looks at the device itself{QUIET:#}", function.bdf);
-    Ok(text)
+    let mut next = Next::default();
+    let devices = if chosen.is_empty() {
+        let Some(devices) = candidate(sysroot, &entries)? else {
+            next.heading = "The host is ready, and has no device that a guest could have; \
+                            strait devices tells why."
+                .to_owned();
+            return Ok(next);
+        };
+        let name = Names::load(sysroot).function(&devices[0].function);
+        next.heading = format!("as root, for example with {name} at {}", short(&devices));
+        devices
+    } else {
+        next.heading = "as root".to_owned();
+        chosen
+    };
+    start(sysroot, &devices, &mut next)?;
+    Ok(next)
 }
 
-/// The device that people pass most: a card for graphics or computing, then a disk, a NIC, a USB controller.
-fn candidate(entries: &[Entry]) -> Option<&Entry> {
-    let able = |entry: &&Entry| !matches!(entry.verdict, Verdict::No(_));
-    let rank = |entry: &&Entry| {
-        let class = entry.function.class;
-        match (class.base(), class.sub()) {
-            (0x03 | 0x12, _) => 0,
-            (0x01, _) => 1,
-            (0x02, _) => 2,
-            (0x0c, 0x03) => 3,
-            _ => 4,
+/// Is it only that a host driver has a device that `strait bind` would take?
+fn ends_by_binding(finding: &Finding, chosen: &[&Entry]) -> bool {
+    let binds = chosen.iter().all(|entry| !matches!(entry.verdict, Verdict::No(_)));
+    binds && finding.code.is_some_and(|code| ["E1102", "E1103"].contains(&code.id))
+}
+
+fn mend(chosen: &[&Entry]) -> Next {
+    let mut words = vec!["strait doctor".to_owned()];
+    words.extend(chosen.iter().map(|entry| entry.function.bdf.to_string()));
+    words.push("--fix-plan".to_owned());
+    let mut next = Next { heading: "mend what failed".to_owned(), steps: Vec::new() };
+    next.step("the lines for this system, printed and not run", words.join(" "));
+    next
+}
+
+/// Bind, look, run.
+fn start(sysroot: &Sysroot, devices: &[&Entry], next: &mut Next) -> Result<(), Failure> {
+    let words = short(devices);
+    let drivers: Vec<&str> = devices
+        .iter()
+        .filter(|entry| !matches!(entry.verdict, Verdict::Assignable))
+        .map(|entry| entry.function.driver.as_deref().unwrap_or("no driver"))
+        .collect();
+    if let Some(first) = drivers.first() {
+        let from = if drivers.iter().all(|driver| driver == first) { first } else { "the host's drivers" };
+        let what = format!("take it from {from}; strait unbind {words} gives it back");
+        next.step(what, format!("strait bind {words}"));
+    }
+    next.step("look at the device itself", format!("strait doctor {words}"));
+    let installed = kernels::installed(sysroot)?;
+    let what = match &installed {
+        Installed { kernel: None, .. } => {
+            "start a guest: this host keeps no kernel where it is looked for, put yours in"
         }
+        Installed { initramfs: None, .. } => "start a guest with this host's kernel; Ctrl-A x ends it",
+        _ => "start a guest with this host's kernel and initramfs; Ctrl-A x ends it",
     };
-    entries.iter().filter(able).min_by_key(rank)
+    next.step(what, run_line(sysroot, &installed, &words)?);
+    Ok(())
 }
 
-fn run_line(sysroot: &Sysroot, devices: &[Bdf]) -> Result<String, Failure> {
-    let release = sysroot.read_if_present("/proc/sys/kernel/osrelease")?.unwrap_or_default();
-    let first = |names: [String; 3], other: &str| {
-        names.into_iter().find(|name| sysroot.exists(name)).unwrap_or_else(|| other.to_owned())
+/// The device that people pass most: a card for graphics or computing, then a disk, a NIC, sound; then anything. Only
+/// one that `strait bind` would take too.
+fn candidate<'a>(
+    sysroot: &Sysroot,
+    entries: &'a [Entry],
+) -> Result<Option<Vec<&'a Entry>>, Failure> {
+    let mut able: Vec<&Entry> =
+        entries.iter().filter(|entry| !matches!(entry.verdict, Verdict::No(_))).collect();
+    able.sort_by_key(|entry| rank(entry));
+    for entry in able {
+        let devices = with_siblings(entry, entries);
+        let functions: Vec<HostFunction> =
+            devices.iter().map(|entry| entry.function.clone()).collect();
+        if check::bindable(sysroot, &functions, &Allowed::default()).is_ok() {
+            return Ok(Some(devices));
+        }
+    }
+    Ok(None)
+}
+
+fn rank(entry: &Entry) -> u8 {
+    let class = entry.function.class;
+    match (class.base(), class.sub()) {
+        (0x03 | 0x12, _) => 0,
+        (0x01, 0x08) => 1,
+        (0x02, _) => 2,
+        (0x01, _) => 3,
+        (0x04, _) => 4,
+        // The host's keyboard may hang on it.
+        (0x0c, 0x03) => 6,
+        _ => 5,
+    }
+}
+
+/// The card as a whole, if all of it can go.
+fn with_siblings<'a>(entry: &'a Entry, entries: &'a [Entry]) -> Vec<&'a Entry> {
+    let function = &entry.function;
+    let slot: Vec<&Entry> = entries
+        .iter()
+        .filter(|other| other.function.bdf.same_slot(function.bdf))
+        .filter(|other| other.function.physical_function.is_none())
+        .collect();
+    let can_go = slot.iter().all(|other| {
+        !matches!(other.verdict, Verdict::No(_)) && other.function.group == function.group
+    });
+    if can_go && function.physical_function.is_none() { slot } else { vec![entry] }
+}
+
+/// `3b:00` for a whole card, else the functions.
+fn short(devices: &[&Entry]) -> String {
+    let text = |selector: BdfSelector| {
+        let text = selector.to_string();
+        text.strip_prefix("0000:").map_or(text.clone(), str::to_owned)
     };
-    let kernel = first(
-        [
-            format!("/boot/vmlinuz-{release}"),
-            format!("/lib/modules/{release}/vmlinuz"),
-            "/boot/vmlinuz-linux".to_owned(),
-        ],
-        "vmlinuz",
-    );
-    let initramfs = first(
-        [
-            format!("/boot/initrd.img-{release}"),
-            format!("/boot/initramfs-{release}.img"),
-            "/boot/initramfs-linux.img".to_owned(),
-        ],
-        "initrd.img",
-    );
-    let devices: Vec<String> = devices.iter().map(|bdf| format!("--vfio {bdf}")).collect();
-    Ok(format!(
-        "strait run --kernel {kernel} --initramfs {initramfs} --memory 4G {}",
-        devices.join(" ")
-    ))
+    let bdfs: Vec<Bdf> = devices.iter().map(|entry| entry.function.bdf).collect();
+    match bdfs.as_slice() {
+        [first, second, ..] if bdfs.iter().all(|bdf| bdf.same_slot(*first)) && first != second => {
+            text(BdfSelector::Slot(*first))
+        }
+        _ => {
+            let words: Vec<String> =
+                bdfs.iter().map(|bdf| text(BdfSelector::Function(*bdf))).collect();
+            words.join(" ")
+        }
+    }
+}
+
+/// A guest with half of what the host has left, so that it starts.
+fn memory_word(sysroot: &Sysroot) -> Result<&'static str, Failure> {
+    const MIB: u64 = 1 << 20;
+    let half = memory::memory(sysroot)?.available / 2;
+    let sizes = [(4096, "4G"), (2048, "2G"), (1024, "1G"), (512, "512M")];
+    Ok(sizes.iter().find(|(mib, _)| mib * MIB <= half).map_or("256M", |(_, word)| word))
+}
+
+fn run_line(sysroot: &Sysroot, installed: &Installed, words: &str) -> Result<String, Failure> {
+    let kernel = installed.kernel.as_deref().unwrap_or("vmlinuz");
+    let mut line = format!("strait run --kernel {kernel}");
+    if let Some(initramfs) = &installed.initramfs {
+        let _ = write!(line, " --initramfs {initramfs}");
+    }
+    let _ = write!(line, " --memory {}", memory_word(sysroot)?);
+    for word in words.split(' ') {
+        let _ = write!(line, " --vfio {word}");
+    }
+    Ok(line)
+}
+
+/// The last lines of the answer.
+pub(super) fn render(next: &Next, columns: usize) -> String {
+    let mut text = String::new();
+    if next.steps.is_empty() {
+        for line in wrapped(&next.heading, columns) {
+            let _ = writeln!(text, "{line}");
+        }
+        return format!("\n{text}");
+    }
+    let heading = format!("Next, {}:", next.heading);
+    for line in wrapped(&heading, columns) {
+        let _ = writeln!(text, "{STRONG}{line}{STRONG:#}");
+    }
+    for Step { what, command } in &next.steps {
+        let _ = writeln!(text, "  {QUIET}{what}{QUIET:#}");
+        // A shell reads on behind the backslash, so a long command stays one that can be copied.
+        let lines = wrapped(command, columns.saturating_sub(10));
+        for (position, line) in lines.iter().enumerate() {
+            let indent = if position == 0 { "    " } else { "      " };
+            let more = if position + 1 < lines.len() { " \\" } else { "" };
+            let _ = writeln!(text, "{indent}{line}{more}");
+        }
+    }
+    format!("\n{text}")
 }
