@@ -245,6 +245,7 @@ impl<'a> Runner<'a> {
         }
         for vm in &scenario.vms {
             let image = self.guest_image(vm)?;
+            writeln!(script, "INITRAMFS_{}={}", vm.name, path_word(&image))?;
             let files = GuestFiles {
                 kernel: match vm.kernel {
                     GuestKernel::Vmlinux => "$VMLINUX",

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bars;
 mod boot;
+mod doctor;
 mod edu;
 pub(crate) mod gpu;
 mod hiding;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(bars::scenarios());
     all.extend(hosts::scenarios());
     all.extend(bad_input::scenarios());
+    all.extend(doctor::scenarios());
     all
 }
 

@@ -78,11 +78,11 @@ pub(super) fn layout(host: &Host<'_>) -> Answer {
         return Ok(vec![Outcome::skip("/sys shows no CPU topology", "")]);
     };
     let mut found = vec![Outcome::info(format!(
-        "{} CPUs: {} packages, {} cores, {} threads each",
-        topology.threads,
-        topology.packages,
-        topology.cores,
-        topology.threads_per_core()
+        "{}: {}, {}, {} each",
+        count(topology.threads, "CPU"),
+        count(topology.packages, "package"),
+        count(topology.cores, "core"),
+        count(topology.threads_per_core(), "thread")
     ))];
     if let Some(small) = host.text("/sys/devices/cpu_atom/cpus")? {
         found.push(Outcome::info(format!("efficiency cores among them: CPUs {small}")));
@@ -100,6 +100,11 @@ pub(super) fn layout(host: &Host<'_>) -> Answer {
         found.push(Outcome::info(format!("the frequency governor is {governor}")));
     }
     Ok(found)
+}
+
+/// `1 core`, `2 cores`.
+fn count(number: u32, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
 /// 40: the guest's clock is the host's TSC.

@@ -1,6 +1,6 @@
 //! What to type next: from this host to a running guest, in commands that work as they are printed.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use strait_resources::{
     bdf::{Bdf, BdfSelector},
@@ -54,10 +54,14 @@ pub(super) fn next(
         .iter()
         .filter_map(|function| entries.iter().find(|entry| entry.function.bdf == function.bdf))
         .collect();
-    if findings.iter().any(|finding| finding.level == Level::Fail && !ends_by_binding(finding, &chosen)) {
+    if findings
+        .iter()
+        .any(|finding| finding.level == Level::Fail && !ends_by_binding(finding, &chosen))
+    {
         return Ok(mend(&chosen));
     }
     let mut next = Next::default();
+    let looked_at = !chosen.is_empty();
     let devices = if chosen.is_empty() {
         let Some(devices) = candidate(sysroot, &entries)? else {
             next.heading = "The host is ready, and has no device that a guest could have; \
@@ -72,7 +76,7 @@ pub(super) fn next(
         next.heading = "as root".to_owned();
         chosen
     };
-    start(sysroot, &devices, &mut next)?;
+    start(sysroot, &devices, looked_at, &mut next)?;
     Ok(next)
 }
 
@@ -92,25 +96,35 @@ fn mend(chosen: &[&Entry]) -> Next {
 }
 
 /// Bind, look, run.
-fn start(sysroot: &Sysroot, devices: &[&Entry], next: &mut Next) -> Result<(), Failure> {
+fn start(
+    sysroot: &Sysroot,
+    devices: &[&Entry],
+    looked_at: bool,
+    next: &mut Next,
+) -> Result<(), Failure> {
     let words = short(devices);
-    let drivers: Vec<&str> = devices
-        .iter()
-        .filter(|entry| !matches!(entry.verdict, Verdict::Assignable))
-        .map(|entry| entry.function.driver.as_deref().unwrap_or("no driver"))
-        .collect();
-    if let Some(first) = drivers.first() {
-        let from = if drivers.iter().all(|driver| driver == first) { first } else { "the host's drivers" };
+    if devices.iter().any(|entry| !matches!(entry.verdict, Verdict::Assignable)) {
+        let drivers: BTreeSet<&str> =
+            devices.iter().filter_map(|entry| entry.function.driver.as_deref()).collect();
+        let from = match drivers.iter().copied().collect::<Vec<_>>().as_slice() {
+            [] => "the host".to_owned(),
+            [one] => (*one).to_owned(),
+            several => several.join(" and "),
+        };
         let what = format!("take it from {from}; strait unbind {words} gives it back");
         next.step(what, format!("strait bind {words}"));
     }
-    next.step("look at the device itself", format!("strait doctor {words}"));
+    if !looked_at {
+        next.step("look at the device itself", format!("strait doctor {words}"));
+    }
     let installed = kernels::installed(sysroot)?;
     let what = match &installed {
         Installed { kernel: None, .. } => {
             "start a guest: this host keeps no kernel where it is looked for, put yours in"
         }
-        Installed { initramfs: None, .. } => "start a guest with this host's kernel; Ctrl-A x ends it",
+        Installed { initramfs: None, .. } => {
+            "start a guest with this host's kernel; Ctrl-A x ends it"
+        }
         _ => "start a guest with this host's kernel and initramfs; Ctrl-A x ends it",
     };
     next.step(what, run_line(sysroot, &installed, &words)?);
@@ -205,6 +219,23 @@ fn run_line(sysroot: &Sysroot, installed: &Installed, words: &str) -> Result<Str
     Ok(line)
 }
 
+/// Broken before flags into lines of `room` characters, for a shell that reads on behind a backslash: so a long command
+/// stays one that can be copied.
+fn continued(command: &str, room: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for (position, part) in command.split(" --").enumerate() {
+        let part = if position == 0 { part.to_owned() } else { format!("--{part}") };
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + part.chars().count() <= room => {
+                line.push(' ');
+                line.push_str(&part);
+            }
+            _ => lines.push(part),
+        }
+    }
+    lines
+}
+
 /// The last lines of the answer.
 pub(super) fn render(next: &Next, columns: usize) -> String {
     let mut text = String::new();
@@ -220,8 +251,7 @@ pub(super) fn render(next: &Next, columns: usize) -> String {
     }
     for Step { what, command } in &next.steps {
         let _ = writeln!(text, "  {QUIET}{what}{QUIET:#}");
-        // A shell reads on behind the backslash, so a long command stays one that can be copied.
-        let lines = wrapped(command, columns.saturating_sub(10));
+        let lines = continued(command, columns.saturating_sub(10));
         for (position, line) in lines.iter().enumerate() {
             let indent = if position == 0 { "    " } else { "      " };
             let more = if position + 1 < lines.len() { " \\" } else { "" };

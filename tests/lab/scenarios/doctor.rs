@@ -1,0 +1,58 @@
+//! What `strait doctor` tells a newcomer, typed as printed.
+
+use crate::{
+    hosts::HostKind,
+    scenario::{Scenario, Vm},
+};
+
+/// The scenarios.
+pub(crate) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::new(
+            "doctor-next",
+            HostKind::Main,
+            "nothing is bound; the commands that strait doctor prints lead to a running guest",
+        )
+        .strait_only()
+        .vm(Vm::new("a", "").bzimage())
+        .script(SCRIPT)
+        .check(|outcome| {
+            let run = outcome.vm("a")?;
+            let device = outcome.text("device");
+            let seen = format!("[{}]", device.trim());
+            if device.trim().len() == 9 && run.serial.contains(&seen) {
+                Ok(())
+            } else {
+                Err(format!("the guest's kernel does not speak of the device {seen}"))
+            }
+        }),
+    ]
+}
+
+/// This host keeps a kernel where distributions do; the initramfs is the agent's, which comes up and powers off.
+const SCRIPT: &str = r#"for f in $PCI/*; do
+    f=$(basename $f)
+    [ $(driver $f) != vfio-pci ] || give_back $f
+done
+bindings >$J/bound.before
+grep -q vfio-pci $J/bound.before && echo "FAIL: something is bound already"
+mkdir -p /boot
+cp $BZIMAGE /boot/vmlinuz-$(uname -r)
+cp $INITRAMFS_a /boot/initrd.img-$(uname -r)
+strait doctor >$J/doctor.out || { echo "FAIL: strait doctor ends with $?"; exit 1; }
+# The commands are the lines that stand in by four spaces or more.
+awk '/^Next/ { on = 1 } on && /^    /' $J/doctor.out >$J/commands
+sed '/strait run/,$d' $J/commands >$J/before.sh
+sed -n '/strait run/,$p' $J/commands >$J/run.sh
+grep -q 'strait bind' $J/before.sh || echo "FAIL: no strait bind among the commands"
+sh -ex $J/before.sh >$J/before.out 2>&1 || { echo "FAIL: $(tail -1 $J/before.out)"; exit 1; }
+for f in $PCI/*; do
+    [ $(driver $(basename $f)) = vfio-pci ] || continue
+    sed 's/^0x//' $f/vendor $f/device | tr -d '\n' | sed 's/^..../&:/' >$J/device
+done
+run_vm a sh $J/run.sh
+strait unbind $(sed -n 's/.*strait bind //p' $J/before.sh)
+bindings >$J/bound.after
+cmp $J/bound.before $J/bound.after || echo "FAIL: strait unbind did not give it back"
+rm /boot/vmlinuz-$(uname -r) /boot/initrd.img-$(uname -r)
+"#;
