@@ -22,6 +22,8 @@ pub(crate) enum HostKind {
     Many,
     /// Memory for an 8 GiB guest.
     Big,
+    /// One CPU, and a clock that counts its instructions.
+    Counted,
     /// No IOMMU at all.
     NoIommu,
     /// The machine the lab runs on, with a real device.
@@ -77,6 +79,8 @@ pub(crate) struct Host {
     pub name: &'static str,
     /// MiB of memory of L1.
     pub memory_mib: u64,
+    /// Does its clock count instructions?
+    pub counted: bool,
     iommu: Iommu,
     /// Its functions.
     pub devices: Vec<Device>,
@@ -125,13 +129,17 @@ impl Host {
             HostKind::Big => {
                 ("big-memory", 11 * 1024, intel, vec![device("nvme0", 4, 0, "nvme", disk)])
             }
+            HostKind::Counted => {
+                ("counted", 3072, intel, vec![device("nvme0", 4, 0, "nvme", disk)])
+            }
             HostKind::NoIommu => {
                 ("no-iommu", 1024, Iommu::None, vec![device("nvme0", 4, 0, "nvme", disk)])
             }
             HostKind::Here => ("here", 0, Iommu::None, Vec::new()),
         };
         let root_ports = if kind == HostKind::Many { devices.len() } else { 0 };
-        Self { kind, name, memory_mib, iommu, devices, root_ports }
+        let counted = kind == HostKind::Counted;
+        Self { kind, name, memory_mib, counted, iommu, devices, root_ports }
     }
 
     /// This machine with one real device, which scenarios know as `device`.

@@ -61,6 +61,8 @@ pub(crate) struct L1 {
     run: PathBuf,
     /// How much of the console belongs to jobs that are over.
     console_seen: usize,
+    /// How long it may be silent.
+    life: Duration,
 }
 
 /// How a job ended.
@@ -101,9 +103,10 @@ impl L1 {
             memory_mib: host.memory_mib,
             devices: host.qemu_arguments(&run)?,
             run: &run,
+            counted: host.counted,
             terminal,
         })?;
-        let end = Instant::now() + Duration::from_secs(180);
+        let end = Instant::now() + Duration::from_secs(if host.counted { 400 } else { 180 });
         loop {
             match qemu.line(Duration::from_millis(250))? {
                 Some(line) if line == "ready" => break,
@@ -113,7 +116,9 @@ impl L1 {
                 _ => progress.tick(""),
             }
         }
-        Ok(Self { qemu, run, console_seen: 0 })
+        // Its clock counts instructions: seconds there are minutes here.
+        let life = if host.counted { LIFE * 10 } else { LIFE };
+        Ok(Self { qemu, run, console_seen: 0, life })
     }
 
     /// The directory of this boot: L1's `/lab`.
@@ -151,8 +156,8 @@ impl L1 {
             if sign != life.0 {
                 life = (sign, Instant::now());
             }
-            if life.1.elapsed() > LIFE {
-                bail!("L1 hangs: no sign of life for {} s", LIFE.as_secs());
+            if life.1.elapsed() > self.life {
+                bail!("L1 hangs: no sign of life for {} s", self.life.as_secs());
             }
         };
         Ok(JobEnd { status, console: self.console() })

@@ -8,6 +8,7 @@
 //! `scenarios/` says what is shown; `runner` boots hosts, runs jobs and judges; everything made lies in
 //! `target/lab`, the consoles of all levels in `target/lab/logs/SCENARIO`.
 
+mod bench;
 mod builds;
 mod bzimage;
 mod cargo;
@@ -83,6 +84,11 @@ enum Command {
         #[arg(long, value_enum, default_value = "strait", hide = true)]
         monitor: Monitor,
     },
+    /// Measure strait against QEMU on the emulated host; results go to target/lab/bench.json.
+    ///
+    /// STRAIT_BENCH_OTHER names more monitors, one a line: NAME:PROGRAM ARGUMENT..., with {kernel}, {initramfs}, {cmdline},
+    /// {cpus}, {memory} (MiB), and [... {bdf} ...] once for each device.
+    Bench(bench::Arguments),
     /// A prompt on the emulated host, with strait on PATH and the devices bound to vfio-pci.
     Shell,
     /// Run strait once on the emulated host, with the given arguments, on this terminal.
@@ -132,6 +138,13 @@ fn run(command: Command) -> Result<bool> {
                     .run(&chosen, &mut report);
             }
             Ok(report.finish())
+        }
+        Command::Bench(arguments) => {
+            if !bench::listed(&arguments) {
+                let stock = Stock::prepare(&paths, Monitor::Strait)?;
+                bench::run(stock.ingredients(&paths), &arguments)?;
+            }
+            Ok(true)
         }
         Command::Demo { monitor } => {
             let stock = Stock::prepare(&paths, monitor)?;

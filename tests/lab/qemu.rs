@@ -38,6 +38,8 @@ pub(crate) struct Machine<'a> {
     pub run: &'a Path,
     /// IOMMU and devices.
     pub devices: Vec<String>,
+    /// Count instructions instead of time, with one CPU?
+    pub counted: bool,
     /// Connect L1's third serial port to this terminal?
     pub terminal: bool,
 }
@@ -55,7 +57,12 @@ impl Qemu {
     pub(crate) fn start(machine: &Machine<'_>) -> Result<Self> {
         let run = machine.run;
         let mut arguments: Vec<String> = [
-            "-M q35 -accel tcg,thread=multi -cpu max,family=25,model=1,stepping=1 -smp 2",
+            "-M q35 -cpu max,family=25,model=1,stepping=1",
+            if machine.counted {
+                "-accel tcg,thread=single -icount shift=0,sleep=off -smp 1"
+            } else {
+                "-accel tcg,thread=multi -smp 2"
+            },
             "-display none -nodefaults -no-user-config -no-reboot",
             "-serial file:l1-console.log",
             "-chardev socket,id=control,path=control.sock,server=on,wait=off -serial chardev:control",

@@ -46,7 +46,7 @@ pub(crate) struct Runner<'a> {
 const MOST_ATTEMPTS: u32 = 4;
 
 /// Where L1 keeps the kernels, copied there once per boot: reading them over 9p costs seconds.
-const GUEST_VMLINUX: &str = "/run/lab/vmlinux";
+pub(crate) const GUEST_VMLINUX: &str = "/run/lab/vmlinux";
 const GUEST_BZIMAGE: &str = "/run/lab/bzimage";
 
 impl<'a> Runner<'a> {
@@ -244,7 +244,7 @@ impl<'a> Runner<'a> {
             writeln!(script, "{}={}", device.name, device.bdf)?;
         }
         for vm in &scenario.vms {
-            let image = self.guest_image(vm)?;
+            let image = guest_image(self.with, vm)?;
             writeln!(script, "INITRAMFS_{}={}", vm.name, path_word(&image))?;
             let files = GuestFiles {
                 kernel: match vm.kernel {
@@ -278,28 +278,28 @@ impl<'a> Runner<'a> {
         }
         Ok(all.join(" "))
     }
+}
 
-    /// The initramfs of a guest, as a path on L0, which L1 sees too.
-    fn guest_image(&self, vm: &Vm) -> Result<PathBuf> {
-        let busybox = if vm.busybox { "+busybox" } else { "" };
-        let name = format!("guest-{}{busybox}.cpio", vm.modules.join("+"));
-        let path = self.with.paths.images().join(name);
-        let mut image = Initramfs::new();
-        add_modules(&mut image, self.with.kernel, &vm.modules)?;
-        image.file("init", &files::read(self.with.agent)?);
-        if vm.busybox {
-            image.file("bin/busybox", &files::read(&self.with.tools.busybox)?);
-            for applet in ["sh", "ifconfig", "ping"] {
-                image.symlink(&format!("bin/{applet}"), "busybox");
-            }
+/// The initramfs of a guest, as a path on L0, which L1 sees too.
+pub(crate) fn guest_image(with: Ingredients<'_>, vm: &Vm) -> Result<PathBuf> {
+    let busybox = if vm.busybox { "+busybox" } else { "" };
+    let name = format!("guest-{}{busybox}.cpio", vm.modules.join("+"));
+    let path = with.paths.images().join(name);
+    let mut image = Initramfs::new();
+    add_modules(&mut image, with.kernel, &vm.modules)?;
+    image.file("init", &files::read(with.agent)?);
+    if vm.busybox {
+        image.file("bin/busybox", &files::read(&with.tools.busybox)?);
+        for applet in ["sh", "ifconfig", "ping"] {
+            image.symlink(&format!("bin/{applet}"), "busybox");
         }
-        image.write(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(path)
     }
+    image.write(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
 }
 
 /// Why a scenario did not pass.
-enum Trouble {
+pub(crate) enum Trouble {
     /// What was expected and did not come; did everything that was started end in time all the same?
     Wrong { reasons: Vec<String>, ended: bool },
     /// L1's kernel oopsed or hangs.
@@ -332,7 +332,7 @@ impl<E: Into<anyhow::Error>> From<E> for Trouble {
 }
 
 /// Finds the kernel's last words in a log.
-fn oops(log: &str) -> Option<Trouble> {
+pub(crate) fn oops(log: &str) -> Option<Trouble> {
     const WORDS: &[&str] = &[
         "Oops:",
         "int3: 0000",
@@ -348,7 +348,7 @@ fn oops(log: &str) -> Option<Trouble> {
 }
 
 /// Copies what a job left into the scenario's logs.
-fn keep(job: &Path, logs: &Path, console: &str, run: &Path) -> Result<()> {
+pub(crate) fn keep(job: &Path, logs: &Path, console: &str, run: &Path) -> Result<()> {
     for entry in fs::read_dir(job)? {
         let entry = entry?;
         if entry.file_type()?.is_file() {
@@ -366,7 +366,7 @@ fn keep(job: &Path, logs: &Path, console: &str, run: &Path) -> Result<()> {
 }
 
 /// MiB of memory that could be had without swapping.
-fn available_mib() -> u64 {
+pub(crate) fn available_mib() -> u64 {
     files::text(Path::new("/proc/meminfo"))
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))

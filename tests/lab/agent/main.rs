@@ -1,5 +1,6 @@
 //! The agent: /init of L2. Loads the modules its initramfs brings, does the steps that the kernel command line
-//! names (`lab.steps=nvme-verify,0,word;net`), reports as `LAB key=value` on the console, and powers off.
+//! names (`lab.steps=nvme-verify,0,word;net`), reports as `LAB key=value` on the console, and powers off. On L1 it does
+//! such steps too (`agent do STEPS`), for what a guest is compared with, and times programs (`agent stopwatch`).
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the agent runs in x86-64 guests");
@@ -16,6 +17,7 @@ mod nvme;
 mod pci;
 mod raw;
 mod serial;
+mod stopwatch;
 mod words;
 
 use std::{fs, process::ExitCode, thread::sleep, time::Duration};
@@ -72,8 +74,7 @@ impl<'a> Arguments<'a> {
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
-        eprintln!("agent: runs as /init of a guest of the lab");
-        return ExitCode::FAILURE;
+        return on_host();
     }
     match init() {
         Ok(()) => report("steps", "done"),
@@ -84,6 +85,23 @@ fn main() -> ExitCode {
     }
     complaints();
     raw::end(false)
+}
+
+/// As an ordinary program on L1.
+fn on_host() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let done = match words.split_first() {
+        Some((verb, rest)) if verb == "stopwatch" => stopwatch::run(rest),
+        Some((verb, rest)) if verb == "do" => rest.iter().try_for_each(|steps| do_steps(steps)),
+        _ => Err(anyhow::anyhow!("runs as /init of a guest of the lab, or on L1: agent do STEPS")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn init() -> Result<()> {
@@ -98,7 +116,11 @@ fn init() -> Result<()> {
     }
     let cmdline = read("/proc/cmdline")?;
     let steps = cmdline.split_whitespace().find_map(|word| word.strip_prefix("lab.steps="));
-    for step in steps.unwrap_or_default().split(';').filter(|step| !step.is_empty()) {
+    do_steps(steps.unwrap_or_default())
+}
+
+fn do_steps(steps: &str) -> Result<()> {
+    for step in steps.split(';').filter(|step| !step.is_empty()) {
         do_step(step).with_context(|| format!("step {step}"))?;
     }
     Ok(())
@@ -119,6 +141,7 @@ fn do_step(step: &str) -> Result<()> {
         "irq-move" => irqs::follow_affinity(&mut words),
         "nvme-verify" => nvme::verify(&mut words),
         "nvme-reads" => nvme::reads(&mut words),
+        "nvme-bench" => nvme::bench(&mut words),
         "nvme-reboots" => nvme::reboots(&mut words),
         "edu" => edu::check(&mut words),
         "edu-all" => edu::check_all(&mut words),

@@ -92,6 +92,29 @@ pub(crate) fn reads(words: &mut Arguments<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Step `nvme-bench,N,COUNT`: a first read, then so many single ones, marked for whoever holds the clock.
+pub(crate) fn bench(words: &mut Arguments<'_>) -> Result<()> {
+    let disk = open(words.index()?)?;
+    let count = words.number()?;
+    let mut buffer = Mapping::anonymous(4096)?;
+    disk.read_at(buffer.bytes(), 0)?;
+    report("mark", "first-read");
+    let mut micros = Vec::with_capacity(usize::try_from(count)?);
+    report("mark", "reads-begin");
+    for n in 0..count {
+        let begin = Instant::now();
+        let got = disk.read_at(buffer.bytes(), (n * 4096) % (32 << 20))?;
+        ensure!(got == 4096, "short read: {got}");
+        micros.push(begin.elapsed().as_secs_f64() * 1e6);
+    }
+    report("mark", "reads-end");
+    micros.sort_by(f64::total_cmp);
+    let at =
+        |share: f64| micros.get((micros.len() as f64 * share) as usize).copied().unwrap_or(0.0);
+    report("reads.micros", format!("{:.1} {:.1} {:.1}", at(0.5), at(0.99), at(0.999)));
+    Ok(())
+}
+
 /// Step `nvme-reboots,N,WORD,KIND.KIND...`: writes a pattern at the first boot, restarts once in each of these
 /// ways (`acpi`, `kbd`, `pci`), and finds pattern and count again every time.
 pub(crate) fn reboots(words: &mut Arguments<'_>) -> Result<()> {

@@ -149,6 +149,24 @@ pub(crate) fn end(restart: bool) -> ! {
     }
 }
 
+/// Seconds of the monotonic clock, which the kernel's tracer can stamp its events with as well.
+pub(crate) fn monotonic() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure lives through the call. This clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// User and system seconds of all children that were waited for.
+pub(crate) fn children_seconds() -> Result<[f64; 2]> {
+    // SAFETY: every bit pattern, zeros too, is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure lives through the call.
+    let status = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) };
+    ensure!(status == 0, "getrusage: {}", io::Error::last_os_error());
+    Ok([usage.ru_utime, usage.ru_stime].map(|time| time.tv_sec as f64 + time.tv_usec as f64 / 1e6))
+}
+
 /// Waits until the file can be read.
 pub(crate) fn readable(file: &File, wait: Duration) -> Result<bool> {
     let mut entry = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
