@@ -16,10 +16,12 @@ Examples:
 const RUN_EXAMPLES: &str = "\
 Sizes are a number and K, M, G or T, in powers of 1024. A comma inside a value is written twice.
 On a terminal, Ctrl-A x ends the guest and Ctrl-A Ctrl-A sends it one Ctrl-A.
+A file for --config has these flags as keys, --memory and --cpu as tables, --vfio as [[vfio]] with host=;
+--print-config writes it.
 
 Examples:
   strait run --kernel vmlinuz --initramfs initrd.img --vfio 3b:00,id=gpu --memory 16G --cpus 8
-  strait run --kernel vmlinuz --vfio 0000:3b:00.0,expect=10de:1e07,rom=off --dry-run";
+  strait run --config vm.toml --vfio 0000:3b:00.0,expect=10de:1e07,rom=off --dry-run";
 
 const BIND_EXAMPLES: &str = "\
 Examples:
@@ -64,8 +66,8 @@ at, mostly for want of root. -v shows what is in order, too. The exit status is 
 without one. Everything is read, nothing is changed.
 
 Examples:
-  strait doctor 3b:00
-  strait doctor 3b:00 --fix-plan";
+  strait doctor 3b:00 --fix-plan
+  strait doctor --config vm.toml";
 
 /// A KVM monitor that hands whole PCI devices to a guest.
 #[derive(Debug, Parser)]
@@ -108,8 +110,8 @@ pub(crate) enum Command {
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
     /// A Linux kernel: a bzImage (vmlinuz) or an ELF vmlinux.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "config")]
+    pub(crate) kernel: Option<PathBuf>,
     /// An initial RAM file system. Also --initrd.
     #[arg(long, alias = "initrd", value_name = "FILE")]
     pub(crate) initramfs: Option<PathBuf>,
@@ -139,7 +141,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) allow_boot_vga: bool,
     /// DMA between passed devices; auto: when there are two or more.
-    #[arg(long, value_name = "auto|on|off")]
+    #[arg(long, value_name = "auto|on|off", default_value = "auto")]
     pub(crate) p2p: Option<String>,
     /// How the guest sees its CPUs.
     ///
@@ -149,8 +151,8 @@ pub(crate) struct RunArgs {
     ///   cores=N                 cores per package
     #[arg(long, value_name = "KEY=VALUE,...", verbatim_doc_comment)]
     pub(crate) cpu: Vec<String>,
-    /// Where the first serial port goes: stdio, none, file=PATH or socket=PATH [default: stdio].
-    #[arg(long, value_name = "WHERE")]
+    /// Where the first serial port goes: stdio, none, file=PATH or socket=PATH.
+    #[arg(long, value_name = "WHERE", default_value = "stdio")]
     pub(crate) serial: Option<String>,
     /// Exact size of the 32-bit window for BARs [default: as needed].
     #[arg(long, value_name = "SIZE")]
@@ -158,12 +160,18 @@ pub(crate) struct RunArgs {
     /// Exact size of the 64-bit window for BARs [default: as needed].
     #[arg(long, value_name = "SIZE")]
     pub(crate) mmio64: Option<String>,
-    /// Which entry point of the kernel to use [default: auto].
-    #[arg(long, value_name = "auto|pvh|bzimage")]
+    /// Which entry point of the kernel to use.
+    #[arg(long, value_name = "auto|pvh|bzimage", default_value = "auto")]
     pub(crate) boot: Option<String>,
     /// Print the machine and touch nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// The machine as a TOML file; what the command line says counts before it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the machine as such a file, defaults too, and touch nothing.
+    #[arg(long)]
+    pub(crate) print_config: bool,
 }
 
 /// `strait devices`, word for word.
@@ -217,6 +225,9 @@ pub(crate) struct DoctorArgs {
     /// The devices for the guest, as strait devices show takes them; without one, the host alone.
     #[arg(value_name = "DEVICE")]
     pub(crate) devices: Vec<String>,
+    /// A machine as strait run --config takes it: its files, its memory and its devices.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Print the lines that mend this host, for its distribution and boot loader.
     #[arg(long)]
     pub(crate) fix_plan: bool,

@@ -10,12 +10,16 @@ mod files;
 mod list;
 mod memory;
 mod size;
+pub(crate) mod twin;
 mod vfio;
 
 #[cfg(test)]
 mod tests;
 
-use std::{num::NonZeroU8, path::PathBuf};
+use std::{
+    num::NonZeroU8,
+    path::{Path, PathBuf},
+};
 
 use strait_arch::cpuid::CpuTopology;
 pub(crate) use strait_arch::{boot::BootMode, cpuid::Hide};
@@ -195,6 +199,23 @@ impl TryFrom<RunArgs> for RunConfig {
     type Error = Failure;
 
     fn try_from(args: RunArgs) -> Result<Self, Failure> {
+        let config = Self::meaning(args)?;
+        config.check_files()?;
+        Ok(config)
+    }
+}
+
+impl RunConfig {
+    /// What the words mean, without a look at the files they name.
+    pub(crate) fn meaning(args: RunArgs) -> Result<Self, Failure> {
+        let Some(kernel) = args.kernel else {
+            let cause = "--kernel <FILE> is missing";
+            return Err(Failure::new(
+                &codes::E2001,
+                cause,
+                "strait run --help tells what there is",
+            ));
+        };
         let serial = match args.serial {
             Some(text) => serial(&text)?,
             None => Serial::default(),
@@ -204,7 +225,7 @@ impl TryFrom<RunArgs> for RunConfig {
             _ => DEFAULT_CMDLINE.to_owned(),
         });
         let boot = choice("--boot", args.boot.as_deref(), BOOT_MODES)?;
-        let config = Self {
+        Ok(Self {
             cpu: cpu::parse(&args.cpus, &args.cpu)?,
             memory: memory::parse(&args.memory)?,
             vfio: vfio::parse_all(&args.vfio)?,
@@ -220,26 +241,28 @@ impl TryFrom<RunArgs> for RunConfig {
                 .transpose()?,
             allow_boot_vga: args.allow_boot_vga,
             dry_run: args.dry_run,
-            kernel: Kernel { path: args.kernel, initramfs: args.initramfs, cmdline, boot },
-        };
-        config.check_files()?;
-        Ok(config)
+            kernel: Kernel { path: kernel, initramfs: args.initramfs, cmdline, boot },
+        })
     }
-}
 
-impl RunConfig {
     /// Last, because it leaves the command line: every file that is named can be read.
-    fn check_files(&self) -> Result<(), Failure> {
+    pub(crate) fn check_files(&self) -> Result<(), Failure> {
         files::readable("--kernel", &self.kernel.path)?;
         if let Some(initramfs) = &self.kernel.initramfs {
             files::readable("--initramfs", initramfs)?;
         }
-        for device in &self.vfio {
-            if let RomChoice::File(rom) = &device.rom {
-                files::readable("--vfio rom=", rom)?;
-            }
+        for rom in self.roms() {
+            files::readable("--vfio rom=", rom)?;
         }
         Ok(())
+    }
+
+    /// The ROM files it names.
+    pub(crate) fn roms(&self) -> impl Iterator<Item = &Path> {
+        self.vfio.iter().filter_map(|device| match &device.rom {
+            RomChoice::File(rom) => Some(rom.as_path()),
+            RomChoice::On | RomChoice::Off => None,
+        })
     }
 }
 

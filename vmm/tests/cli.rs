@@ -78,3 +78,29 @@ fn full_disk_behind_standard_output_is_told() {
     assert_eq!(output.status.code(), Some(9));
     assert!(stderr(&output).contains("No space left"), "{}", stderr(&output));
 }
+
+#[test]
+fn printed_config_is_a_file_that_prints_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("vm.toml");
+    let words = ["run", "--kernel", "vmlinuz", "--vfio", "3b:00,id=gpu", "--print-config"];
+    let first = strait(&words);
+    assert_eq!(first.status.code(), Some(0), "{}", stderr(&first));
+    fs::write(&file, &first.stdout).unwrap();
+    let again = strait(&["run", "--config", file.to_str().unwrap(), "--print-config"]);
+    assert_eq!(first.stdout, again.stdout, "{}", stderr(&again));
+    let text = String::from_utf8(again.stdout).unwrap();
+    assert!(text.contains("[[vfio]]\nhost = \"3b:00\"\nid = \"gpu\"\n"), "{text}");
+}
+
+#[test]
+fn mistyped_key_of_a_config_is_told_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("vm.toml");
+    fs::write(&file, "kernel = 'vmlinuz'\n[memroy]\nsize = '4G'\n").unwrap();
+    let output = strait(&["run", "--config", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = stderr(&output);
+    assert!(told.contains("vm.toml, line 2: there is no key 'memroy'"), "{told}");
+    assert!(told.contains("fix: did you mean memory?"), "{told}");
+}

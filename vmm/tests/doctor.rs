@@ -117,6 +117,34 @@ fn next_without_any_device_says_so() {
 }
 
 #[test]
+fn config_brings_its_devices_files_and_memory_into_the_report() {
+    let tree = newcomer();
+    let at = |name: &str| tree.sysroot().path(name).display().to_string();
+    tree.file("/vmlinuz", "");
+    let toml = |kernel: &str, memory: &str| {
+        format!("kernel = '{}'\nmemory = '{memory}'\n[[vfio]]\nhost = '10de:1e07'\n", at(kernel))
+    };
+    let file = at("/vm.toml");
+    let report = |toml: String| {
+        tree.file("/vm.toml", toml);
+        strait(&tree, &["doctor", "-v", "--config", &file])
+    };
+    let (status, text) = report(toml("/vmlinuz", "4G"));
+    assert_eq!(status, 4, "{text}");
+    assert!(
+        text.contains("PASS  files: ") && text.contains("FAIL  driver: 0000:01:00.0"),
+        "{text}"
+    );
+    assert_eq!(commands(&text), ["strait bind 01:00.0", &format!("strait run --config {file}")]);
+    let (status, text) = report(toml("/nothing", "4G"));
+    assert_eq!(status, 2, "{text}");
+    assert!(text.starts_with("FAIL  files: --kernel ") && text.contains("(E2101)"), "{text}");
+    let (status, text) = report(toml("/vmlinuz", "900G"));
+    assert_eq!(status, 6, "{text}");
+    assert!(text.contains("FAIL  memory: ") && text.contains("(E1301)"), "{text}");
+}
+
+#[test]
 fn device_on_a_host_driver_fails_as_a_run_would() {
     let (status, text) = strait(&newcomer(), &["doctor", "01:00.0"]);
     assert_eq!(status, 4);

@@ -1,6 +1,7 @@
 //! `strait doctor`: every check of the host and of the devices named, worst first.
 
 mod json;
+mod machine;
 mod next;
 
 use std::{fmt::Write as _, path::Path};
@@ -12,9 +13,12 @@ use strait_resources::{
     host::{
         check,
         doctor::{self, Finding, Level, Plan},
+        pci::HostFunction,
         sysroot::Sysroot,
     },
 };
+
+use machine::Machine;
 
 use crate::{
     cli::DoctorArgs,
@@ -28,8 +32,16 @@ const LEVEL: usize = 6;
 /// Looks and tells. The exit status is that of the first failure.
 pub(crate) fn run(args: &DoctorArgs, verbose: u8) -> Result<u8, Failure> {
     let sysroot = Sysroot::at(&args.output.sysroot);
-    let chosen = check::select(&sysroot, &args.devices)?;
+    let machine = args.config.as_deref().map(Machine::read).transpose()?;
+    let mut selectors =
+        args.devices.iter().map(|word| check::selector(word)).collect::<Result<Vec<_>, _>>()?;
+    selectors.extend(machine.iter().flat_map(Machine::devices));
+    let slots = check::resolve(&sysroot, &selectors)?;
+    let chosen: Vec<HostFunction> = slots.into_iter().flat_map(|slot| slot.functions).collect();
     let mut findings = doctor::examine(&sysroot, &chosen)?;
+    if let Some(machine) = &machine {
+        machine.examine(&sysroot, &mut findings);
+    }
     if args.output.sysroot == Path::new("/") {
         kvm_capabilities(&mut findings);
     }
@@ -38,7 +50,8 @@ pub(crate) fn run(args: &DoctorArgs, verbose: u8) -> Result<u8, Failure> {
         false => None,
     };
     let status = doctor::exit_status(&findings);
-    let next = next::next(&sysroot, &chosen, &findings)?;
+    let config = args.config.as_deref();
+    let next = next::next(&sysroot, &chosen, &findings, config)?;
     if args.output.json {
         report::json(&json::answer(&findings, &next, plan.as_ref(), status))?;
     } else if let Some(plan) = &plan {
@@ -59,19 +72,14 @@ fn kvm_capabilities(findings: &mut Vec<Finding>) {
     if failure.code != &codes::E1005 {
         return;
     }
-    let Failure { code, cause, fix, details, .. } = failure;
-    let finding = Finding {
-        check: 2,
-        name: "KVM",
-        source: "/dev/kvm",
-        level: Level::Fail,
-        device: None,
-        fact: cause,
-        fix,
-        details,
-        code: Some(code),
-    };
-    findings.insert(0, finding);
+    findings.insert(0, refused(2, "KVM", "/dev/kvm", failure));
+}
+
+/// A refusal that only this crate can make.
+fn refused(check: u8, name: &'static str, source: &'static str, failure: Failure) -> Finding {
+    let Failure { code, cause: fact, fix, details, .. } = failure;
+    let (level, device) = (Level::Fail, None);
+    Finding { check, name, source, level, device, fact, fix, details, code: Some(code) }
 }
 
 fn render(findings: &[Finding], columns: usize, all: bool) -> String {

@@ -62,7 +62,7 @@ fn unknown_key(flag: &str, key: &str, keys: &[&'static str]) -> Failure {
 }
 
 /// At single commas; two in a row stand for one that belongs to the part.
-fn split(text: &str) -> Vec<String> {
+pub(super) fn split(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut rest = text.chars().peekable();
     while let Some(character) = rest.next() {

@@ -1,6 +1,6 @@
 //! What to type next: from this host to a running guest, in commands that work as they are printed.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use strait_resources::{
     bdf::{Bdf, BdfSelector},
@@ -48,17 +48,23 @@ pub(super) fn next(
     sysroot: &Sysroot,
     chosen: &[HostFunction],
     findings: &[Finding],
+    config: Option<&Path>,
 ) -> Result<Next, Failure> {
     let entries = inventory::inventory(sysroot)?;
     let chosen: Vec<&Entry> = chosen
         .iter()
         .filter_map(|function| entries.iter().find(|entry| entry.function.bdf == function.bdf))
         .collect();
-    if findings
-        .iter()
-        .any(|finding| finding.level == Level::Fail && !ends_by_binding(finding, &chosen))
-    {
+    let mut failed = findings.iter().filter(|finding| finding.level == Level::Fail);
+    if failed.any(|finding| !ends_by_binding(finding, &chosen)) {
         return Ok(mend(&chosen));
+    }
+    if let Some(path) = config {
+        let mut next = Next { heading: "as root".to_owned(), steps: Vec::new() };
+        bind(&chosen, &mut next);
+        let command = format!("strait run --config {}", path.display());
+        next.step("start the machine; Ctrl-A x ends it", command);
+        return Ok(next);
     }
     let mut next = Next::default();
     let looked_at = !chosen.is_empty();
@@ -103,17 +109,7 @@ fn start(
     next: &mut Next,
 ) -> Result<(), Failure> {
     let words = short(devices);
-    if devices.iter().any(|entry| !matches!(entry.verdict, Verdict::Assignable)) {
-        let drivers: BTreeSet<&str> =
-            devices.iter().filter_map(|entry| entry.function.driver.as_deref()).collect();
-        let from = match drivers.iter().copied().collect::<Vec<_>>().as_slice() {
-            [] => "the host".to_owned(),
-            [one] => (*one).to_owned(),
-            several => several.join(" and "),
-        };
-        let what = format!("take it from {from}; strait unbind {words} gives it back");
-        next.step(what, format!("strait bind {words}"));
-    }
+    bind(devices, next);
     if !looked_at {
         next.step("look at the device itself", format!("strait doctor {words}"));
     }
@@ -129,6 +125,22 @@ fn start(
     };
     next.step(what, run_line(sysroot, &installed, &words)?);
     Ok(())
+}
+
+/// Unless VFIO has all of it.
+fn bind(devices: &[&Entry], next: &mut Next) {
+    let words = short(devices);
+    if devices.iter().any(|entry| !matches!(entry.verdict, Verdict::Assignable)) {
+        let drivers: BTreeSet<&str> =
+            devices.iter().filter_map(|entry| entry.function.driver.as_deref()).collect();
+        let from = match drivers.iter().copied().collect::<Vec<_>>().as_slice() {
+            [] => "the host".to_owned(),
+            [one] => (*one).to_owned(),
+            several => several.join(" and "),
+        };
+        let what = format!("take it from {from}; strait unbind {words} gives it back");
+        next.step(what, format!("strait bind {words}"));
+    }
 }
 
 /// The device that people pass most: a card for graphics or computing, then a disk, a NIC, sound; then anything. Only
