@@ -10,6 +10,7 @@ mod bars;
 mod cpu;
 mod display;
 mod edu;
+mod hostile;
 mod irqs;
 mod memory;
 mod net;
@@ -155,6 +156,7 @@ fn do_step(step: &str) -> Result<()> {
         "move-edu" => bars::move_edu(&mut words),
         "swap-edus" => bars::swap_edus(&mut words),
         "move-nvme" => bars::move_nvme(&mut words),
+        "hostile" => hostile::hostile(&mut words),
         "acpi" => acpi::dump(),
         "mark" => {
             report("mark", words.word()?);

@@ -7,6 +7,7 @@ mod doctor;
 mod edu;
 pub(crate) mod gpu;
 mod hiding;
+mod hostile;
 mod hosts;
 mod net;
 mod nvme;
@@ -26,6 +27,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(edu::scenarios());
     all.extend(net::scenarios());
     all.extend(bars::scenarios());
+    all.extend(hostile::scenarios());
     all.extend(hosts::scenarios());
     all.extend(bad_input::scenarios());
     all.extend(doctor::scenarios());
