@@ -67,8 +67,8 @@ pub(crate) fn run(config: &RunConfig) -> Result<u8, Failure> {
     report::warnings(&selection.warnings);
     let plan = dry_plan(&sysroot, config, &selection)?;
     if config.dry_run {
-        let hosts: Vec<_> = selection.functions().collect();
-        return report::dry_run(config, &hosts, &plan).map(|()| 0);
+        let functions: Vec<_> = selection.shown().collect();
+        return report::dry_run(config, &functions, &plan).map(|()| 0);
     }
     check::kvm(&sysroot)?;
     check_memory(&sysroot, config)?;

@@ -1,11 +1,14 @@
 //! The command line: syntax only. What the words mean is `config`'s question.
 
+mod rom;
+
 use std::path::PathBuf;
 
 use clap::{
     ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum,
     error::{ContextKind, ContextValue, Error, ErrorKind},
 };
+pub(crate) use rom::{RomArgs, RomCheckArgs, RomCommand, RomDumpArgs};
 use strait_resources::{bdf::BdfSelector, codes, failure::Failure, nearest::nearest};
 
 const EXAMPLES: &str = "\
@@ -98,6 +101,8 @@ pub(crate) enum Command {
     Unbind(UnbindArgs),
     /// Show which guest has which device.
     Ps(PsArgs),
+    /// Read a device's expansion ROM, or see what is in a file with one.
+    Rom(RomArgs),
     /// Tell more about an error or a warning.
     Explain(ExplainArgs),
     /// One write to a file of the kernel's, for a strait that must not hang in it.
@@ -133,6 +138,8 @@ pub(crate) struct RunArgs {
     ///   guest-address=BB:00[.F] its place in the guest
     ///   rom=on|off|FILE         its expansion ROM
     ///   expect=VVVV:DDDD        refuse another device than this
+    ///   vendor-id= device-id= sub-vendor-id= sub-device-id=
+    ///                           IDs for the guest instead of the device's
     ///   managed=auto|yes|no     take it from the host's driver and give it back
     ///                           [default: no]; auto: as root
     #[arg(long, value_name = "SPEC", verbatim_doc_comment)]

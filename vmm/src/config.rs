@@ -6,7 +6,7 @@
 //! before the host is looked at.
 
 mod cpu;
-mod files;
+pub(crate) mod files;
 mod list;
 mod memory;
 mod size;
@@ -23,6 +23,7 @@ use std::{
 
 use strait_arch::cpuid::CpuTopology;
 pub(crate) use strait_arch::{boot::BootMode, cpuid::Hide};
+pub(crate) use strait_devices::vfio::attach::Identity;
 use strait_resources::{codes, failure::Failure, selector::Selector};
 
 use crate::cli::RunArgs;
@@ -143,6 +144,8 @@ pub(crate) struct VfioConfig {
     pub(crate) expect: Option<(u16, u16)>,
     /// May it be taken from the driver that the host has on it?
     pub(crate) managed: Managed,
+    /// IDs that the guest sees instead of the device's; with a whole slot, on its first function.
+    pub(crate) identity: Identity,
 }
 
 /// Who binds a device to vfio-pci.

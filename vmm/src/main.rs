@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         Command::Ps(args) => command::ps::run(&args),
         Command::Devices(args) => command::devices::run(&args),
         Command::Doctor(args) => command::doctor::run(&args, cli.verbose),
+        Command::Rom(args) => command::rom::run(&args),
         Command::Explain(args) => command::explain::run(&args),
         Command::WriteAttribute(args) => binding::write_attribute(&args.path, &args.value),
     })

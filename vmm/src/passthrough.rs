@@ -1,8 +1,9 @@
 //! Passed devices on their way into the machine: chosen on the host, opened, given addresses, built.
 
+pub(crate) mod rom;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     sync::Arc,
 };
 
@@ -26,11 +27,11 @@ use strait_resources::{
     bdf::{Bdf, BdfSelector},
     codes,
     failure::Failure,
-    host::{check, iommu, pci::HostFunction, rom, sysroot::Sysroot},
+    host::{check, iommu, pci::HostFunction, sysroot::Sysroot},
     selector::Selector,
 };
 
-use crate::config::{Managed, RomChoice, VfioConfig};
+use crate::config::{Managed, VfioConfig};
 
 /// Offset of the Interrupt Pin register.
 const INTERRUPT_PIN: u64 = 0x3d;
@@ -54,6 +55,8 @@ pub(crate) struct Chosen {
     /// What the host knows of it.
     pub(crate) host: HostFunction,
     rom: RomSource,
+    /// IDs for the guest.
+    pub(crate) identity: Identity,
 }
 
 /// Everything that was looked up before anything is touched.
@@ -111,11 +114,17 @@ impl Selection {
         }
         let all: Vec<HostFunction> =
             resolved.iter().flat_map(|slot| slot.functions.clone()).collect();
-        let warnings = if pretend { Vec::new() } else { check::assignable(sysroot, &all)? };
+        let mut warnings = if pretend { Vec::new() } else { check::assignable(sysroot, &all)? };
         let groups: BTreeSet<u32> = all.iter().filter_map(|function| function.group).collect();
         let constraints = iommu::dma_constraints(sysroot, &groups.into_iter().collect::<Vec<_>>())?;
-        let slots = arrange(wanted, resolved)?;
+        let slots = arrange(wanted, resolved, &mut warnings)?;
         Ok(Self { slots, warnings, constraints })
+    }
+
+    /// Every function, and the IDs that the guest sees on it.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = (&HostFunction, Identity)> {
+        let functions = self.slots.iter().flat_map(|slot| &slot.functions);
+        functions.map(|function| (&function.host, function.identity))
     }
 
     /// Every function, in the order of the slots.
@@ -125,7 +134,11 @@ impl Selection {
 }
 
 /// Functions of one host slot share a root port, and so do those that the user put on one guest bus.
-fn arrange(wanted: &[VfioConfig], resolved: Vec<check::Slot>) -> Result<Vec<Slot>, Failure> {
+fn arrange(
+    wanted: &[VfioConfig],
+    resolved: Vec<check::Slot>,
+    warnings: &mut Vec<check::Warning>,
+) -> Result<Vec<Slot>, Failure> {
     #[derive(PartialEq, Eq, PartialOrd, Ord)]
     enum Home {
         Bus(u8),
@@ -148,14 +161,22 @@ fn arrange(wanted: &[VfioConfig], resolved: Vec<check::Slot>) -> Result<Vec<Slot
         for host in slot.functions {
             let number = device.guest_function.unwrap_or_else(|| host.bdf.function());
             let fixed = device.guest_function.is_some();
-            let rom = read_rom(device, slot.selector, &host)?;
-            homes[at].functions.push(Chosen { number, fixed, host, rom });
+            let first = is_first(slot.selector, &host);
+            let identity = if first { device.identity } else { Identity::default() };
+            let (rom, warning) = rom::choose(device, first, &host)?;
+            warnings.extend(warning);
+            homes[at].functions.push(Chosen { number, fixed, host, rom, identity });
         }
     }
     for slot in &mut homes {
         number(slot)?;
     }
     Ok(homes)
+}
+
+/// With a whole slot, what is said of one function is meant for its first.
+fn is_first(selector: BdfSelector, function: &HostFunction) -> bool {
+    !matches!(selector, BdfSelector::Slot(first) if first != function.bdf)
 }
 
 /// Gives out guest function numbers: the user's, else the host's where they can stay. A device without function 0 is not
@@ -181,33 +202,6 @@ fn number(slot: &mut Slot) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// A ROM file is looked at before anything starts: a wrong one costs hours inside a guest. With a whole slot, the file
-/// is its first function's.
-fn read_rom(
-    device: &VfioConfig,
-    selector: BdfSelector,
-    function: &HostFunction,
-) -> Result<RomSource, Failure> {
-    let path = match &device.rom {
-        RomChoice::On => return Ok(RomSource::Device),
-        RomChoice::Off => return Ok(RomSource::Off),
-        RomChoice::File(_) if matches!(selector, BdfSelector::Slot(first) if first != function.bdf) =>
-        {
-            return Ok(RomSource::Device);
-        }
-        RomChoice::File(path) => path,
-    };
-    let bytes = fs::read(path).map_err(|error| {
-        let cause = format!("the ROM file {} cannot be read", path.display());
-        Failure::new(&codes::E2101, cause, "check the path and its permissions").source(error)
-    })?;
-    rom::check(&bytes, function.vendor, function.device).map_err(|error| {
-        let cause = format!("{} is no ROM for {}: {error}", path.display(), function.bdf);
-        Failure::new(&codes::E2106, cause, "dump the ROM of this very card, or use rom=off")
-    })?;
-    Ok(RomSource::Bytes(bytes))
 }
 
 impl Slot {
@@ -383,7 +377,7 @@ impl Opened {
                     msi: Arc::clone(msi),
                     // INTA is 1; a port's device number stands for the function on bus 0.
                     intx: pin.checked_sub(1).filter(|pin| *pin < 4).map(&intx),
-                    identity: Identity::default(),
+                    identity: function.identity,
                     on_bus_master: None,
                 })
                 .map_err(|error| cannot_attach(function.host.bdf, error))?;

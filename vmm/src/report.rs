@@ -23,7 +23,7 @@ use strait_resources::{
     names::Names,
 };
 
-use crate::config::RunConfig;
+use crate::config::{Identity, RunConfig};
 pub(crate) use logger::log_to_stderr;
 
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -100,13 +100,13 @@ pub(crate) fn warnings(warnings: &[Failure]) {
     }
 }
 
-/// The machine that would run; `hosts` are the passed functions.
+/// The machine that would run; `functions` are the passed ones.
 pub(crate) fn dry_run(
     config: &RunConfig,
-    hosts: &[&HostFunction],
+    functions: &[(&HostFunction, Identity)],
     plan: &Plan,
 ) -> Result<(), Failure> {
-    out(&dry_run::render(config, &Names::load(&Sysroot::host()), hosts, plan))
+    out(&dry_run::render(config, &Names::load(&Sysroot::host()), functions, plan))
 }
 
 /// From now on a panic of any thread prints E9001 and ends the process with its status, after `restore` put back

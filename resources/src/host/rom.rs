@@ -2,7 +2,13 @@
 //!
 //! A ROM is a chain of images. Each opens with 55 AA and points to a data structure, PCIR, with the IDs of the
 //! device, the code's kind and the image's length. A file that a user gives for a card is looked at before a
-//! guest is started with it: a wrong one costs hours inside the guest.
+//! guest is started with it: a wrong one costs hours inside the guest. `rom/read.rs` gets the device's own.
+
+mod read;
+
+use super::pci::Class;
+
+pub use read::{Dump, dump};
 
 /// No ROM holds more images than this; a chain that does is damaged.
 const MAX_IMAGES: usize = 64;
@@ -35,11 +41,21 @@ pub struct Image {
     pub vendor: u16,
     /// The device IDs it says it serves: the main one first.
     pub devices: Vec<u16>,
+    /// The class of device that its code is for.
+    pub class: Class,
+    /// The machine that UEFI code is for (PE/COFF: 0x8664 is x86-64); `None` for other code.
+    pub machine: Option<u16>,
     /// Do all bytes of a legacy image add up to zero? `None` for the others, which have no checksum.
     pub checksum_ok: Option<bool>,
 }
 
 impl Image {
+    /// Can the UEFI firmware of an x86-64 machine start it?
+    pub fn is_uefi(&self) -> bool {
+        const X86_64: u16 = 0x8664;
+        self.code == CodeType::Efi && self.machine == Some(X86_64)
+    }
+
     /// Is it meant for this device?
     pub fn serves(&self, vendor: u16, device: u16) -> bool {
         self.vendor == vendor && self.devices.contains(&device)
@@ -128,27 +144,70 @@ pub fn parse(rom: &[u8]) -> Result<Vec<Image>, RomError> {
     Err(RomError::TooMany)
 }
 
+/// Vendors whose graphics of one family share an image that names one of its members: Intel's and AMD's integrated
+/// graphics, which coreboot therefore has tables of IDs for. NVIDIA's images name the very card.
+const FAMILIES: &[u16] = &[0x8086, 0x1002];
+
+/// The device that a ROM is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wearer {
+    /// Vendor and device IDs: its own, and what it shows to the guest if that is another pair.
+    pub ids: Vec<(u16, u16)>,
+    /// What kind of device.
+    pub class: Class,
+}
+
+/// The images of a ROM that a device can wear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fitting {
+    /// All of them.
+    pub images: Vec<Image>,
+    /// Not this device is named, but a relative: probably right, and worth a warning.
+    pub relative: Option<String>,
+}
+
 /// The images of a ROM that a guest can use on this device.
-pub fn check(rom: &[u8], vendor: u16, device: u16) -> Result<Vec<Image>, RomError> {
+pub fn check(rom: &[u8], wearer: &Wearer) -> Result<Fitting, RomError> {
     let images = parse(rom)?;
-    if !images.iter().any(|image| image.serves(vendor, device)) {
-        let ids = images.iter().flat_map(|image| {
-            image.devices.iter().map(|device| format!("{:04x}:{device:04x}", image.vendor))
-        });
-        let mut ids: Vec<String> = ids.collect();
-        ids.dedup();
-        return Err(RomError::OtherDevice { found: ids.join(", "), vendor, device });
+    let serves = |vendor, device| images.iter().any(|image| image.serves(vendor, device));
+    let mut relative = None;
+    if !wearer.ids.iter().any(|&(vendor, device)| serves(vendor, device)) {
+        let is_relative = |image: &Image| {
+            wearer.class.is_display()
+                && FAMILIES.contains(&image.vendor)
+                && wearer.ids.iter().any(|&(vendor, _)| vendor == image.vendor)
+        };
+        let (vendor, device) = wearer.ids.first().copied().unwrap_or_default();
+        let found = ids(&images);
+        if !images.iter().any(is_relative) {
+            return Err(RomError::OtherDevice { found, vendor, device });
+        }
+        relative = Some(format!("it names {found}, a relative of {vendor:04x}:{device:04x}"));
     }
     let has_efi = images.iter().any(|image| image.code == CodeType::Efi);
     if !has_efi && images.iter().all(|image| image.checksum_ok == Some(false)) {
         return Err(RomError::BadChecksum);
     }
-    Ok(images)
+    Ok(Fitting { images, relative })
+}
+
+/// Every device that the images say they serve: `10de:1e07, 10de:1e04`.
+fn ids(images: &[Image]) -> String {
+    let mut ids: Vec<String> = Vec::new();
+    for image in images {
+        for device in &image.devices {
+            let id = format!("{:04x}:{device:04x}", image.vendor);
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+    }
+    ids.join(", ")
 }
 
 /// Is there an image that UEFI firmware can start?
 pub fn has_efi(images: &[Image]) -> bool {
-    images.iter().any(|image| image.code == CodeType::Efi)
+    images.iter().any(Image::is_uefi)
 }
 
 /// An image begins on a 512-byte boundary of the flash, but after a tool's header of any length; so look at
@@ -190,7 +249,16 @@ fn image(rest: &[u8], offset: usize) -> Result<(Image, bool), RomError> {
     devices.extend(device_list(pcir).into_iter().filter(|other| *other != device));
     let checksum_ok = (code == CodeType::Legacy)
         .then(|| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)) == 0);
-    Ok((Image { offset, len, code, vendor, devices, checksum_ok }, indicator & LAST != 0))
+    // Programming interface, subclass, base class from 0x0d on.
+    let class = field(0x0d)?.to_le_bytes();
+    let base = pcir.get(0x0f).copied().unwrap_or(0);
+    let class = Class(u32::from_le_bytes([class[0], class[1], base, 0]));
+    // UEFI 2.10, 14.4.2.1: the header of an EFI image.
+    const EFI_SIGNATURE: [u8; 4] = 0x0ef1_u32.to_le_bytes();
+    let is_efi = bytes.get(0x04..0x08) == Some(&EFI_SIGNATURE);
+    let machine = word(bytes, 0x0a).filter(|_| code == CodeType::Efi && is_efi);
+    let image = Image { offset, len, code, vendor, devices, class, machine, checksum_ok };
+    Ok((image, indicator & LAST != 0))
 }
 
 /// Other devices that the image serves: from revision 3 of the structure on, a list that ends with 0.
@@ -226,9 +294,14 @@ mod tests {
         pcir[4..6].copy_from_slice(&0x10de_u16.to_le_bytes());
         pcir[6..8].copy_from_slice(&device.to_le_bytes());
         pcir[0x0a] = 0x18;
+        pcir[0x0f] = 0x03;
         pcir[0x10..0x12].copy_from_slice(&units.to_le_bytes());
         pcir[0x14] = code;
         pcir[0x15] = indicator;
+        if code == 3 {
+            bytes[4..8].copy_from_slice(&0x0ef1_u32.to_le_bytes());
+            bytes[0x0a..0x0c].copy_from_slice(&0x8664_u16.to_le_bytes());
+        }
         let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
         *bytes.last_mut().unwrap() = sum.wrapping_neg();
         bytes
@@ -239,9 +312,44 @@ mod tests {
         [image_bytes(0, 0, 0x1e07, 4), image_bytes(3, LAST, 0x1e07, 6)].concat()
     }
 
+    fn card(vendor: u16, device: u16) -> Wearer {
+        Wearer { ids: vec![(vendor, device)], class: Class(0x03_0000) }
+    }
+
+    #[test]
+    fn r42_only_code_for_this_machine_makes_a_rom_uefi_capable() {
+        let mut rom = graphics_rom();
+        assert!(has_efi(&parse(&rom).unwrap()));
+        assert_eq!(parse(&rom).unwrap()[1].class, Class(0x03_0000));
+        // ARM's 64-bit code in the second image.
+        rom[2048 + 0x0a..2048 + 0x0c].copy_from_slice(&0xaa64_u16.to_le_bytes());
+        assert!(!has_efi(&parse(&rom).unwrap()));
+        assert!(!has_efi(&parse(&image_bytes(0, LAST, 0x1e07, 4)).unwrap()));
+    }
+
+    #[test]
+    fn r41_relatives_are_a_matter_of_the_vendor() {
+        let mut rom = graphics_rom();
+        for image in [0, 2048] {
+            rom[image + 0x44..image + 0x46].copy_from_slice(&0x8086_u16.to_le_bytes());
+        }
+        let intel = check(&rom, &card(0x8086, 0x0412)).unwrap();
+        assert_eq!(intel.relative.unwrap(), "it names 8086:1e07, a relative of 8086:0412");
+        let nic = Wearer { class: Class(0x02_0000), ..card(0x8086, 0x0412) };
+        assert!(matches!(check(&rom, &nic), Err(RomError::OtherDevice { .. })));
+        assert!(check(&rom, &card(0x8086, 0x1e07)).unwrap().relative.is_none());
+    }
+
+    #[test]
+    fn r41_ids_shown_to_the_guest_count_too() {
+        let mut wearer = card(0x10de, 0x2204);
+        wearer.ids.push((0x10de, 0x1e07));
+        assert!(check(&graphics_rom(), &wearer).unwrap().relative.is_none());
+    }
+
     #[test]
     fn check_graphics_rom_lists_both_images() {
-        let images = check(&graphics_rom(), 0x10de, 0x1e07).unwrap();
+        let images = check(&graphics_rom(), &card(0x10de, 0x1e07)).unwrap().images;
         assert_eq!(images.len(), 2);
         assert_eq!((images[0].code, images[0].checksum_ok), (CodeType::Legacy, Some(true)));
         assert_eq!((images[1].code, images[1].offset, images[1].len), (CodeType::Efi, 2048, 3072));
@@ -257,7 +365,7 @@ mod tests {
 
     #[test]
     fn check_rom_of_another_card_names_both() {
-        let error = check(&graphics_rom(), 0x10de, 0x2204).unwrap_err();
+        let error = check(&graphics_rom(), &card(0x10de, 0x2204)).unwrap_err();
         assert_eq!(error.to_string(), "it is for 10de:1e07, not for 10de:2204");
     }
 
@@ -267,17 +375,20 @@ mod tests {
         rom[0x40 + 0x0c] = 3;
         rom[0x40 + 0x08] = 0x20;
         rom[0x60..0x66].copy_from_slice(&[0x04, 0x1e, 0x04, 0x22, 0, 0]);
-        assert_eq!(check(&rom, 0x10de, 0x2204).unwrap()[0].devices, [0x1e07, 0x1e04, 0x2204]);
+        assert_eq!(
+            check(&rom, &card(0x10de, 0x2204)).unwrap().images[0].devices,
+            [0x1e07, 0x1e04, 0x2204]
+        );
     }
 
     #[test]
     fn check_bad_checksum_matters_only_without_uefi_image() {
         let mut both = graphics_rom();
         both[0x100] ^= 1;
-        assert_eq!(check(&both, 0x10de, 0x1e07).unwrap()[0].checksum_ok, Some(false));
+        assert_eq!(check(&both, &card(0x10de, 0x1e07)).unwrap().images[0].checksum_ok, Some(false));
         let mut legacy = image_bytes(0, LAST, 0x1e07, 4);
         legacy[0x100] ^= 1;
-        assert_eq!(check(&legacy, 0x10de, 0x1e07), Err(RomError::BadChecksum));
+        assert_eq!(check(&legacy, &card(0x10de, 0x1e07)), Err(RomError::BadChecksum));
     }
 
     #[test]

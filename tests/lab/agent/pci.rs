@@ -188,6 +188,11 @@ pub(crate) fn show() -> Result<()> {
             function.driver().unwrap_or_else(|| "none".to_owned()),
             read(&function.file("irq"))?,
         );
+        line.push_str(&format!(
+            " subsystem {}:{}",
+            read(&function.file("subsystem_vendor"))?.trim_start_matches("0x"),
+            read(&function.file("subsystem_device"))?.trim_start_matches("0x"),
+        ));
         let vectors = fs::read_dir(function.file("msi_irqs")).map_or(0, Iterator::count);
         line.push_str(&format!(" msi-vectors {vectors}"));
         for (n, bar) in function.bars()?.iter().enumerate().filter(|(_, bar)| bar.size > 0) {

@@ -258,6 +258,16 @@ fn files() -> Vec<Refusal> {
             ..NOTHING
         },
         Refusal {
+            name: "rom",
+            about: "a ROM file of another card",
+            code: "E2106",
+            status: 2,
+            before: "bind $nvme0",
+            arguments: "--vfio $nvme0,rom=/lab/edu0.rom",
+            says: &["1234:11e8", "1b36:0010", "strait rom dump"],
+            ..NOTHING
+        },
+        Refusal {
             name: "missing-initramfs",
             about: "an initramfs that does not exist",
             code: "E2101",

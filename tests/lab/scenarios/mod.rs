@@ -3,6 +3,7 @@
 mod bad_input;
 mod bars;
 mod boot;
+mod chest;
 mod doctor;
 mod edu;
 pub(crate) mod gpu;
@@ -28,6 +29,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(net::scenarios());
     all.extend(bars::scenarios());
     all.extend(hostile::scenarios());
+    all.extend(chest::scenarios());
     all.extend(hosts::scenarios());
     all.extend(bad_input::scenarios());
     all.extend(doctor::scenarios());

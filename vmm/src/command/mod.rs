@@ -5,4 +5,5 @@ pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod ps;
+pub(crate) mod rom;
 pub(crate) mod run;

@@ -5,7 +5,7 @@ use std::{fs::File, io, path::Path};
 use strait_resources::{codes, failure::Failure};
 
 /// E2101 unless `path` is a regular file that opens for reading.
-pub(super) fn readable(flag: &str, path: &Path) -> Result<(), Failure> {
+pub(crate) fn readable(flag: &str, path: &Path) -> Result<(), Failure> {
     // The kind is asked before opening: a FIFO without a writer would never open.
     let looked = path.metadata().and_then(|found| {
         if !found.is_file() {

@@ -8,10 +8,22 @@ use strait_resources::{
     selector::{self, Selector},
 };
 
-use super::{Managed, RomChoice, VfioConfig, bad_value, choice, list::List};
+use super::{Identity, Managed, RomChoice, VfioConfig, bad_value, choice, list::List};
 
-const KEYS: [&str; 8] =
-    ["id", "guest-address", "rom", "expect", "managed", "host", "sysfs", "slot"];
+const KEYS: [&str; 12] = [
+    "id",
+    "guest-address",
+    "rom",
+    "expect",
+    "managed",
+    "vendor-id",
+    "device-id",
+    "sub-vendor-id",
+    "sub-device-id",
+    "host",
+    "sysfs",
+    "slot",
+];
 const MANAGED_CHOICES: &[(&str, Managed)] =
     &[("auto", Managed::Auto), ("yes", Managed::Yes), ("no", Managed::No)];
 const ID_MAX: usize = 32;
@@ -36,7 +48,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
     let mut selector = list.word.as_deref().map(check::selector).transpose()?;
     let (mut id, mut expect, mut rom) = (None, None, RomChoice::default());
     let (mut guest_bus, mut guest_function) = (None, None);
-    let mut managed = Managed::default();
+    let (mut managed, mut identity) = (Managed::default(), Identity::default());
     for (key, value) in list.pairs {
         match key {
             "host" | "sysfs" | "slot" if selector.is_some() => {
@@ -48,6 +60,10 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
             "id" => id = Some(name(value)?),
             "managed" => managed = choice("--vfio managed=", Some(&value), MANAGED_CHOICES)?,
             "expect" => expect = Some(ids(&value)?),
+            "vendor-id" => identity.vendor = Some(vendor_id(key, &value)?),
+            "device-id" => identity.device = Some(one_id(key, &value)?),
+            "sub-vendor-id" => identity.subsystem_vendor = Some(vendor_id(key, &value)?),
+            "sub-device-id" => identity.subsystem = Some(one_id(key, &value)?),
             "rom" => {
                 rom = match value.as_str() {
                     "on" => RomChoice::On,
@@ -71,7 +87,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
         let fix = "leave the function out of guest-address=: in a whole slot each keeps its number";
         return Err(Failure::new(&codes::E2005, cause, fix));
     }
-    Ok(VfioConfig { selector, id, guest_bus, guest_function, rom, expect, managed })
+    Ok(VfioConfig { selector, id, guest_bus, guest_function, rom, expect, managed, identity })
 }
 
 fn name(text: String) -> Result<String, Failure> {
@@ -88,6 +104,28 @@ fn ids(text: &str) -> Result<(u16, u16), Failure> {
         let cause = format!("--vfio: expect={text} is no vendor:device");
         bad_value(cause, "four hexadecimal digits each, as lspci -n shows them: expect=10de:1e07")
     })
+}
+
+/// `1e07` or `0x1e07`: what lspci and sysfs print.
+fn one_id(key: &str, text: &str) -> Result<u16, Failure> {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+    let is_id =
+        (1..=4).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_id.then(|| u16::from_str_radix(digits, 16).ok()).flatten().ok_or_else(|| {
+        let cause = format!("--vfio: {key}={text} is no ID");
+        bad_value(cause, format!("up to four hexadecimal digits, as {key}=1e07 or {key}=0x1e07"))
+    })
+}
+
+/// The same, but no vendor is 0 or ffff: with these a function is absent (PCI Local Bus 3.0, 6.1).
+fn vendor_id(key: &str, text: &str) -> Result<u16, Failure> {
+    match one_id(key, text)? {
+        0 | 0xffff => {
+            let cause = format!("--vfio: {key}={text}: no vendor has this ID");
+            Err(bad_value(cause, "lspci -nn shows vendors' IDs, as 10de"))
+        }
+        id => Ok(id),
+    }
 }
 
 /// `BB:00` or `BB:00.F`. Behind a root port there is only device 0 (PCIe Base 5.0, 7.3.1).
@@ -238,6 +276,7 @@ mod tests {
             rom: RomChoice::On,
             expect: None,
             managed: Managed::No,
+            identity: Identity::default(),
         };
         assert_eq!(one("3b:00.0"), bare);
     }
@@ -258,6 +297,21 @@ mod tests {
     }
 
     #[test]
+    fn r46_ids_are_hexadecimal_with_or_without_a_prefix() {
+        let given =
+            one("3b:00.0,vendor-id=0x10de,device-id=1E07,sub-vendor-id=1043,sub-device-id=0x1");
+        assert_eq!(
+            given.identity,
+            Identity {
+                vendor: Some(0x10de),
+                device: Some(0x1e07),
+                subsystem_vendor: Some(0x1043),
+                subsystem: Some(0x0001),
+            }
+        );
+    }
+
+    #[test]
     fn parse_refusals_name_the_word() {
         for (text, code, says) in [
             ("", "E2003", "no key=value"),
@@ -275,6 +329,10 @@ mod tests {
             ("3b:00.0,expect=10de", "E2003", "vendor:device"),
             ("3b:00.0,expect=10de:1e7", "E2003", "four hexadecimal digits"),
             ("3b:00.0,expect=+0de:1e07", "E2003", "vendor:device"),
+            ("3b:00.0,device-id=0x12345", "E2003", "device-id=0x12345 is no ID"),
+            ("3b:00.0,sub-device-id=x", "E2003", "hexadecimal"),
+            ("3b:00.0,vendor-id=0xffff", "E2003", "no vendor has this ID"),
+            ("3b:00.0,sub-vendor-id=0", "E2003", "no vendor has this ID"),
             ("3b:00.0,id=a b", "E2003", "'a b' is no id"),
             ("3b:00.0,id=0123456789012345678901234567890123", "E2003", "at most 32"),
             ("3b:00.0,guest-address=5", "E2003", "is no PCI address"),

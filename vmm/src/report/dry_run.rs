@@ -16,27 +16,27 @@ use strait_resources::{
 };
 
 use super::{QUIET, STRONG, shortened};
-use crate::config::{BootMode, Cpu, Hide, P2p, Pages, RunConfig, Serial};
+use crate::config::{BootMode, Cpu, Hide, Identity, P2p, Pages, RunConfig, Serial};
 
 /// What a line of the picture and of the lists may take.
 const COLUMNS: usize = 100;
 /// Room for the first word of a line: the longest is `interrupts`.
 const LABEL: usize = 10;
 
-/// The whole text. `hosts` are the passed functions, in any order.
+/// The whole text. `functions` are the passed ones with the IDs the guest sees, in any order.
 pub(super) fn render(
     config: &RunConfig,
     names: &Names,
-    hosts: &[&HostFunction],
+    functions: &[(&HostFunction, Identity)],
     plan: &Plan,
 ) -> String {
     let mut text = String::new();
-    let functions = plan.ports.iter().map(|port| port.functions.len()).sum();
+    let count = plan.ports.iter().map(|port| port.functions.len()).sum();
     heading(&mut text, "Machine");
-    machine(&mut text, config, functions);
+    machine(&mut text, config, count);
     heading(&mut text, "Addresses");
     text.push_str(&plan.picture(COLUMNS));
-    if functions > 0 {
+    if count > 0 {
         heading(&mut text, "Devices");
     }
     for (port, function) in plan
@@ -44,8 +44,8 @@ pub(super) fn render(
         .iter()
         .flat_map(|port| port.functions.iter().map(move |function| (port, function)))
     {
-        let host = hosts.iter().find(|host| host.bdf == function.host);
-        device(&mut text, port, function, host.copied(), names);
+        let known = functions.iter().find(|(host, _)| host.bdf == function.host);
+        device(&mut text, port, function, known.copied(), names);
     }
     let _ = writeln!(
         text,
@@ -119,9 +119,10 @@ fn device(
     text: &mut String,
     port: &PortPlan,
     function: &FunctionPlan,
-    host: Option<&HostFunction>,
+    known: Option<(&HostFunction, Identity)>,
     names: &Names,
 ) {
+    let host = known.map(|(host, _)| host);
     let name = host.map(|host| names.function(host)).unwrap_or_default();
     let room = COLUMNS.saturating_sub(16);
     let _ = writeln!(text, "  {STRONG}{}{STRONG:#}  {}", function.host, shortened(&name, room));
@@ -134,6 +135,9 @@ fn device(
     );
     line(text, "guest", &guest);
     if let Some(host) = host {
+        if let Some(shown) = known.and_then(|(_, identity)| other_ids(host, identity)) {
+            line(text, "IDs", &shown);
+        }
         line(text, "host", &facts(host));
         let reset = match host.reset_methods.as_slice() {
             [] => "none that the kernel knows".to_owned(),
@@ -154,6 +158,23 @@ fn device(
             &format!("{kind:19}  {size:>size_column$}  {}{note}", bar.at),
         );
     }
+}
+
+/// What the guest sees instead, where that differs.
+fn other_ids(host: &HostFunction, identity: Identity) -> Option<String> {
+    let pair = |vendor: u16, device: u16| format!("{vendor:04x}:{device:04x}");
+    let Identity { vendor, device, subsystem_vendor, subsystem } = identity;
+    let own = pair(host.vendor, host.device);
+    let shown = pair(vendor.unwrap_or(host.vendor), device.unwrap_or(host.device));
+    let (board_vendor, board) = (host.subsystem_vendor, host.subsystem_device);
+    let own_board = pair(board_vendor, board);
+    let shown_board = pair(subsystem_vendor.unwrap_or(board_vendor), subsystem.unwrap_or(board));
+    let differs =
+        |own: &String, shown: &String| (own != shown).then(|| format!("{shown} for {own}"));
+    let ids = differs(&own, &shown);
+    let board = differs(&own_board, &shown_board).map(|ids| format!("subsystem {ids}"));
+    let all: Vec<String> = ids.into_iter().chain(board).collect();
+    (!all.is_empty()).then(|| format!("the guest sees {}", all.join(", ")))
 }
 
 fn facts(host: &HostFunction) -> String {
@@ -338,7 +359,7 @@ mod tests {
         // An empty directory: names are numbers, whatever the machine of the test has.
         let nowhere = tempfile::tempdir().unwrap();
         let names = Names::load(&Sysroot::at(nowhere.path()));
-        let all: Vec<&HostFunction> = hosts.iter().collect();
+        let all: Vec<_> = hosts.iter().map(|host| (host, Identity::default())).collect();
         strip_str(&render(&config(), &names, &all, &plan(hosts))).to_string()
     }
 
@@ -362,6 +383,21 @@ mod tests {
         }
         let bar1 = plan(&[gpu()]).ports[0].functions[0].bars[1].at;
         assert!(text.contains(&bar1.to_string()), "{text}");
+    }
+
+    #[test]
+    fn r46_other_ids_are_shown_beside_the_devices_own() {
+        let board = Identity { subsystem_vendor: Some(0x1043), ..Identity::default() };
+        assert_eq!(
+            other_ids(&gpu(), board).as_deref(),
+            Some("the guest sees subsystem 1043:0000 for 0000:0000")
+        );
+        let card = Identity { device: Some(0x1e04), ..board };
+        assert_eq!(
+            other_ids(&gpu(), card).as_deref(),
+            Some("the guest sees 10de:1e04 for 10de:1e07, subsystem 1043:0000 for 0000:0000")
+        );
+        assert_eq!(other_ids(&gpu(), Identity::default()), None);
     }
 
     #[test]

@@ -1,0 +1,71 @@
+//! What strait has for drivers that do not like their guest: ROMs of files, other IDs, ACPI tables.
+
+use crate::{
+    files,
+    hosts::{HostKind, option_rom},
+    scenario::{Scenario, Vm},
+};
+
+/// The scenarios.
+pub(crate) fn scenarios() -> Vec<Scenario> {
+    vec![rom_dump(), other_ids()]
+}
+
+/// The disk's own driver goes by class, so it takes a disk of any maker; what it needs of the IDs is none.
+fn other_ids() -> Scenario {
+    const KEYS: &str = "vendor-id=0x144d,device-id=a808,sub-vendor-id=1043,sub-device-id=0x8888";
+    Scenario::new(
+        "other-ids",
+        HostKind::Main,
+        "vendor-id= and the others: the guest sees these IDs, and the disk works",
+    )
+    .strait_only()
+    .vm(Vm::new("a", "pci;nvme-verify,0,{nonce}/ids").device_with("nvme0", KEYS).modules(&["nvme"]))
+    .reports("a", "nvme.readback", "same")
+    .check(|outcome| {
+        let wanted = "144d:a808 class 010802 driver nvme";
+        let seen: Vec<&str> = outcome.vm("a")?.all("pci").collect();
+        let there = |line: &&&str| line.contains(wanted) && line.contains("subsystem 1043:8888");
+        match seen.iter().find(there) {
+            Some(_) => Ok(()),
+            None => Err(format!("no function is {wanted}: {seen:?}")),
+        }
+    })
+}
+
+fn rom_dump() -> Scenario {
+    Scenario::new(
+        "rom-dump",
+        HostKind::Main,
+        "strait rom dump reads a ROM with no driver and with vfio-pci, and leaves nothing switched on",
+    )
+    .strait_only()
+    .limit(60)
+    .script(
+        "give_back $edu0\n\
+         bindings >$J/before\n\
+         run_vm none strait rom dump $edu0 --output $J/none.rom\n\
+         bindings >$J/after\n\
+         cmp $J/before $J/after || echo FAIL: something is still switched on\n\
+         bind $edu0\n\
+         run_vm vfio strait rom dump $edu0 --output $J/vfio.rom\n\
+         run_vm absent strait rom dump $bar16m\n",
+    )
+    .check(|outcome| {
+        let wanted = option_rom("edu0", 24);
+        for name in ["none", "vfio"] {
+            let run = outcome.vm(name)?;
+            let found = files::read(&outcome.job.join(format!("{name}.rom")))
+                .map_err(|error| format!("{error:#} ({})", run.errors.trim()))?;
+            if run.status != Some(0) || found != wanted {
+                return Err(format!("{name}: {} bytes are not the ROM", found.len()));
+            }
+            if !run.serial.contains("UEFI capable: no") {
+                return Err(format!("{name}: it says {}", run.serial));
+            }
+        }
+        let absent = outcome.vm("absent")?;
+        let good = absent.status == Some(4) && absent.errors.contains("error[E1116]");
+        if good { Ok(()) } else { Err(format!("no ROM: {}", absent.errors)) }
+    })
+}

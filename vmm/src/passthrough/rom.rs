@@ -1,0 +1,62 @@
+//! Which expansion ROM a function shows. A file is looked at before anything starts: a wrong one costs hours inside
+//! a guest.
+
+use std::{fs, path::Path};
+
+use strait_devices::vfio::rom::RomSource;
+use strait_resources::{
+    codes,
+    failure::Failure,
+    host::{
+        check::Warning,
+        pci::HostFunction,
+        rom::{self, Fitting, Wearer},
+    },
+};
+
+use crate::config::{Identity, RomChoice, VfioConfig};
+
+/// The ROM that the user wants for a function. With a whole slot, a file is its `first` function's.
+pub(super) fn choose(
+    device: &VfioConfig,
+    first: bool,
+    function: &HostFunction,
+) -> Result<(RomSource, Option<Warning>), Failure> {
+    let path = match &device.rom {
+        RomChoice::On => return Ok((RomSource::Device, None)),
+        RomChoice::Off => return Ok((RomSource::Off, None)),
+        RomChoice::File(_) if !first => {
+            return Ok((RomSource::Device, None));
+        }
+        RomChoice::File(path) => path,
+    };
+    let bytes = fs::read(path).map_err(|error| {
+        let cause = format!("the ROM file {} cannot be read", path.display());
+        Failure::new(&codes::E2101, cause, "check the path and its permissions").source(error)
+    })?;
+    let fitting = fits(path, &bytes, function, device.identity)?;
+    let warning = fitting.relative.map(|relative| {
+        let cause = format!("{} for {}: {relative}", path.display(), function.bdf);
+        let fix = "nothing, when the file comes from this very machine";
+        Failure::new(&codes::E2107, cause, fix)
+    });
+    Ok((RomSource::Bytes(bytes), warning))
+}
+
+/// What a ROM has for a function, which shows `identity` to the guest; refuses (E2106) one for another device.
+pub(crate) fn fits(
+    path: &Path,
+    bytes: &[u8],
+    function: &HostFunction,
+    identity: Identity,
+) -> Result<Fitting, Failure> {
+    let own = (function.vendor, function.device);
+    let shown = (identity.vendor.unwrap_or(own.0), identity.device.unwrap_or(own.1));
+    let wearer = Wearer { ids: vec![own, shown], class: function.class };
+    rom::check(bytes, &wearer).map_err(|error| {
+        let cause = format!("{} is no ROM for {}: {error}", path.display(), function.bdf);
+        let fix =
+            format!("read the card's own with strait rom dump {}, or use rom=off", function.bdf);
+        Failure::new(&codes::E2106, cause, fix)
+    })
+}
