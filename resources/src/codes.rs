@@ -78,6 +78,7 @@ codes! {
     E2105 2 "the kernel command line is too long"
     E2106 2 "a ROM file is not usable"
     E2107 0 "a ROM file names a relative of the device"
+    E2108 2 "an ACPI table is not usable"
     E8001 8 "the guest died of a triple fault"
     E8002 8 "KVM could not continue the guest"
     E8003 8 "a passed device was lost"

@@ -205,6 +205,8 @@ impl Host {
     pub(crate) fn qemu_arguments(&self, run: &Path) -> Result<Vec<String>> {
         // What `rom=FILE` puts in the place of a device's own ROM.
         files::write_whole(&run.join("other.rom"), &option_rom("other", 40))?;
+        // What `--acpi-table FILE` adds to the machine's own.
+        files::write_whole(&run.join("extra.aml"), &ssdt())?;
         let mut all = Vec::new();
         match self.iommu {
             // The IOMMU comes before the devices it translates for.
@@ -257,6 +259,27 @@ impl Host {
         }
         Ok(all)
     }
+}
+
+/// An SSDT with one device, `\_SB.LABX` with the ID LABT0001.
+fn ssdt() -> Vec<u8> {
+    // Scope (\_SB_) { Device (LABX) { Name (_HID, "LABT0001") } } (ACPI 6.5, 20.2.5).
+    let name = [b"\x08_HID\x0d", &b"LABT0001\0"[..]].concat();
+    let device = [b"\x5b\x82", &[name.len() as u8 + 5][..], b"LABX", &name].concat();
+    let scope = [b"\x10", &[device.len() as u8 + 6][..], b"\\_SB_", &device].concat();
+    let length = 36 + scope.len() as u32;
+    let header: [&[u8]; 7] = [
+        b"SSDT",
+        &length.to_le_bytes(),
+        &[2, 0],
+        b"LAB   LABTABLE",
+        &1_u32.to_le_bytes(),
+        b"LAB ",
+        &1_u32.to_le_bytes(),
+    ];
+    let mut table = [header.concat(), scope].concat();
+    table[9] = table.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte));
+    table
 }
 
 /// Makes up an option ROM of so many KiB: a valid image (PCI Firmware 3.3, 5.1) of a code type that no firmware

@@ -8,6 +8,7 @@ use std::{io, sync::Arc};
 
 use kvm_bindings::CpuId;
 use strait_arch::{
+    acpi::AcpiMachine,
     boot,
     cpuid::{CpuidSpec, KVM_APIC_KHZ, apic_id, guest_cpuid},
     layout,
@@ -45,7 +46,7 @@ use crate::{
     control::{Control, install_kick_handler},
     events::{EventLoop, open_serial},
     irq::{KvmIrqLine, KvmMsiRouter, Routes},
-    machine::{Image, Machine},
+    machine::{Image, Machine, acpi_tables},
     memory::GuestRam,
     p2p::PeerMappings,
     passthrough::{Opened, Selection},
@@ -66,6 +67,7 @@ pub(crate) fn run(config: &RunConfig) -> Result<u8, Failure> {
     let selection = Selection::of(&sysroot, candidates, pretend)?;
     report::warnings(&selection.warnings);
     let plan = dry_plan(&sysroot, config, &selection)?;
+    check_acpi(config, &plan)?;
     if config.dry_run {
         let functions: Vec<_> = selection.shown().collect();
         return report::dry_run(config, &functions, &plan).map(|()| 0);
@@ -90,6 +92,17 @@ fn dry_plan(sysroot: &Sysroot, config: &RunConfig, selection: &Selection) -> Res
     plan_request(config, selection, cpu::physical_bits(sysroot), iova, ports)
         .solve()
         .map_err(|error| error.into_failure())
+}
+
+/// Is there room for the user's ACPI tables? What the plan from VFIO adds to ours is a few bytes a device.
+fn check_acpi(config: &RunConfig, plan: &Plan) -> Result<(), Failure> {
+    let (apic_ids, extra) = (apic_ids(config), user_tables(config));
+    let machine = AcpiMachine { apic_ids: &apic_ids, plan, pm_timer: true, extra: &extra };
+    acpi_tables(&machine).map(drop)
+}
+
+fn user_tables(config: &RunConfig) -> Vec<Vec<u8>> {
+    config.acpi.iter().map(|table| table.bytes.clone()).collect()
 }
 
 fn plan_request(
@@ -239,6 +252,7 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
             // A guest that sees KVM has kvm-clock. One that does not runs on its TSC and needs something to check it
             // against: with nothing better Linux takes its own tick, and then distrusts the TSC.
             pm_timer: config.cpu.hide != Hide::No,
+            acpi: user_tables(config),
             power_on: vcpus.first().map(Vcpu::power_on_sregs).unwrap_or_default(),
         },
         vcpus,

@@ -161,6 +161,12 @@ pub(crate) struct RunArgs {
     /// Where the first serial port goes: stdio, none, file=PATH or socket=PATH.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     pub(crate) serial: Option<String>,
+    /// An ACPI table for the guest beside the machine's own, an SSDT for instance; repeat it for more.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) acpi_table: Vec<PathBuf>,
+    /// The guest sees a battery, full and on mains: some notebook GPUs' drivers want one.
+    #[arg(long)]
+    pub(crate) fake_battery: bool,
     /// Exact size of the 32-bit window for BARs [default: as needed].
     #[arg(long, value_name = "SIZE")]
     pub(crate) mmio32: Option<String>,

@@ -5,6 +5,7 @@
 //! configuration file can fill them too. The only thing touched is the files named: a missing kernel is told
 //! before the host is looked at.
 
+mod acpi;
 mod cpu;
 pub(crate) mod files;
 mod list;
@@ -21,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use strait_arch::cpuid::CpuTopology;
+use strait_arch::{acpi::TableName, cpuid::CpuTopology};
 pub(crate) use strait_arch::{boot::BootMode, cpuid::Hide};
 pub(crate) use strait_devices::vfio::attach::Identity;
 use strait_resources::{codes, failure::Failure, selector::Selector};
@@ -47,6 +48,8 @@ pub(crate) struct RunConfig {
     pub(crate) p2p: P2p,
     /// Where the guest's COM1 goes.
     pub(crate) serial: Serial,
+    /// ACPI tables that the guest finds beside the machine's own; no two of one name.
+    pub(crate) acpi: Vec<AcpiTable>,
     /// Exact size of the 32-bit MMIO window in bytes, a multiple of 1 MiB below 4 GiB; `None`: as large as needed.
     pub(crate) mmio32: Option<u64>,
     /// Exact size of the 64-bit MMIO window in bytes, a multiple of 1 MiB; `None`: as large as needed.
@@ -124,6 +127,17 @@ impl Pages {
             Self::Huge1G => 1 << 30,
         }
     }
+}
+
+/// One ACPI table, whole and of a kind that a machine takes from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AcpiTable {
+    /// Where it is from; `None`: made here.
+    pub(crate) path: Option<PathBuf>,
+    /// The names in its header.
+    pub(crate) name: TableName,
+    /// With its header.
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// One `--vfio`.
@@ -234,6 +248,7 @@ impl RunConfig {
             vfio: vfio::parse_all(&args.vfio)?,
             p2p: choice("--p2p", args.p2p.as_deref(), P2P_CHOICES)?,
             serial,
+            acpi: acpi::parse(&args.acpi_table, args.fake_battery)?,
             mmio32: args
                 .mmio32
                 .map(|text| memory::window("--mmio32", &text, 1 << 32))

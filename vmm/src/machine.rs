@@ -4,7 +4,7 @@ use std::{io, sync::Arc, thread::JoinHandle};
 
 use kvm_bindings::kvm_sregs;
 use strait_arch::{
-    acpi::{self, AcpiMachine},
+    acpi::{self, AcpiMachine, AcpiTables},
     boot::{self, BootRequest},
     plan::Plan,
     regs,
@@ -56,6 +56,16 @@ pub(crate) struct Image {
     pub(crate) power_on: kvm_sregs,
     /// The guest needs the PM timer.
     pub(crate) pm_timer: bool,
+    /// ACPI tables of the user's.
+    pub(crate) acpi: Vec<Vec<u8>>,
+}
+
+/// The ACPI tables of a machine; refuses (E2108) more of the user's than there is room for.
+pub(crate) fn acpi_tables(machine: &AcpiMachine<'_>) -> Result<AcpiTables, Failure> {
+    acpi::build(machine).map_err(|error| match machine.extra {
+        [] => Failure::new(&codes::E9001, error.to_string(), "use fewer vCPUs").source(error),
+        _ => Failure::new(&codes::E2108, error.to_string(), "leave an --acpi-table out"),
+    })
 }
 
 impl Image {
@@ -66,11 +76,9 @@ impl Image {
             apic_ids: &self.apic_ids,
             plan: &self.plan,
             pm_timer: self.pm_timer,
-            extra: &[],
+            extra: &self.acpi,
         };
-        let tables = acpi::build(&machine).map_err(|error| {
-            Failure::new(&codes::E9001, error.to_string(), "use fewer vCPUs").source(error)
-        })?;
+        let tables = acpi_tables(&machine)?;
         let request = BootRequest {
             kernel: &self.kernel.path,
             initramfs: self.kernel.initramfs.as_deref(),

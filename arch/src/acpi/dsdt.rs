@@ -201,7 +201,7 @@ fn isa_bridge() -> Vec<u8> {
     ))
 }
 
-fn in_system_bus(device: &Device<'_>) -> Vec<u8> {
+pub(super) fn in_system_bus(device: &Device<'_>) -> Vec<u8> {
     bytes(&Scope::new(Path::new("_SB_"), vec![device]))
 }
 

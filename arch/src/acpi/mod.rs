@@ -3,13 +3,19 @@
 //! Full ACPI, not hardware-reduced: the machine has a q35's PM block anyway, and what guests expect of a PC is there.
 //! Nothing in here costs an exit that a guest does not ask for: no GPE block, no SMI command port.
 
+mod battery;
 mod dsdt;
 mod tables;
+mod user;
 
 use acpi_tables::{Aml, rsdp::Rsdp, xsdt::XSDT};
 use strait_resources::range::align_up;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
+pub use self::{
+    battery::fake_battery,
+    user::{TableError, TableName, check_table},
+};
 use crate::{layout, plan::Plan};
 
 const OEM: [u8; 6] = *b"STRAIT";

@@ -158,6 +158,7 @@ fn do_step(step: &str) -> Result<()> {
         "move-nvme" => bars::move_nvme(&mut words),
         "hostile" => hostile::hostile(&mut words),
         "acpi" => acpi::dump(),
+        "acpi-devices" => acpi::devices(),
         "mark" => {
             report("mark", words.word()?);
             Ok(())

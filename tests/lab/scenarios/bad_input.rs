@@ -268,6 +268,15 @@ fn files() -> Vec<Refusal> {
             ..NOTHING
         },
         Refusal {
+            name: "acpi-table",
+            about: "a table that the machine makes itself",
+            code: "E2108",
+            status: 2,
+            arguments: "--acpi-table /sys/firmware/acpi/tables/FACP",
+            says: &["FACP", "strait makes that table"],
+            ..NOTHING
+        },
+        Refusal {
             name: "missing-initramfs",
             about: "an initramfs that does not exist",
             code: "E2101",

@@ -94,7 +94,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
 }
 
 /// Writes the dumped tables to files and lets iasl judge.
-fn tables_are_clean(outcome: &Outcome) -> Result<(), String> {
+pub(super) fn tables_are_clean(outcome: &Outcome) -> Result<(), String> {
     let iasl = files::program("iasl").ok_or("iasl is missing")?;
     let run = outcome.vm("a")?;
     let directory = outcome.job.join("acpi");

@@ -8,7 +8,42 @@ use crate::{
 
 /// The scenarios.
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    vec![rom_dump(), other_ids()]
+    vec![rom_dump(), other_ids(), acpi_extra()]
+}
+
+/// The stock kernel has drivers for batteries and adapters, as modules.
+fn acpi_extra() -> Scenario {
+    Scenario::new(
+        "acpi-extra",
+        HostKind::Main,
+        "--acpi-table and --fake-battery: the guest has the tables, the device, a battery and mains",
+    )
+    .strait_only()
+    .limit(300)
+    .vm(Vm::new("a", "acpi;acpi-devices")
+        .modules(&["battery", "ac"])
+        .flags("--fake-battery --acpi-table /lab/extra.aml"))
+    .check(super::boot::tables_are_clean)
+    .check(|outcome| {
+        let guest = outcome.vm("a")?;
+        let ssdts = guest.all("acpi.table").filter(|line| line.starts_with("SSDT")).count();
+        if ssdts != 2 {
+            return Err(format!("the guest has {ssdts} SSDTs"));
+        }
+        for (key, wanted) in [
+            ("acpi.device", "LABT0001:00 \\_SB_.LABX"),
+            ("acpi.device", "PNP0C0A:00 \\_SB_.BAT0"),
+            ("acpi.device", "ACPI0003:00 \\_SB_.AC00"),
+            ("acpi.power", "BAT0 Battery Full 100 Li-ion"),
+            ("acpi.power", "AC00 Mains 1"),
+        ] {
+            let seen: Vec<&str> = guest.all(key).collect();
+            if !seen.contains(&wanted) {
+                return Err(format!("no {key} is {wanted}: {seen:?}"));
+            }
+        }
+        Ok(())
+    })
 }
 
 /// The disk's own driver goes by class, so it takes a disk of any maker; what it needs of the IDs is none.

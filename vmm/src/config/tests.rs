@@ -60,6 +60,7 @@ fn kernel_alone_gives_the_documented_defaults() {
         vfio: vec![],
         p2p: P2p::Auto,
         serial: Serial::Stdio,
+        acpi: vec![],
         mmio32: None,
         mmio64: None,
         allow_boot_vga: false,

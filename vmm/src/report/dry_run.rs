@@ -89,6 +89,13 @@ fn machine(text: &mut String, config: &RunConfig, functions: usize) {
         Serial::Socket(path) => format!("socket {}", path.display()),
     };
     line(text, "serial", &serial);
+    for table in &config.acpi {
+        let from = table
+            .path
+            .as_ref()
+            .map_or("a battery of strait's".to_owned(), |path| format!("from {}", path.display()));
+        line(text, "ACPI", &format!("{}, {from}", table.name));
+    }
     let p2p = match (config.p2p, functions) {
         (P2p::Off, _) => "off",
         (P2p::On, _) => "on",
@@ -348,6 +355,7 @@ mod tests {
             vfio: vec![],
             p2p: P2p::Auto,
             serial: Serial::Stdio,
+            acpi: vec![],
             mmio32: None,
             mmio64: None,
             allow_boot_vga: false,
