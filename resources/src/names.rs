@@ -1,6 +1,6 @@
-//! Names for vendors, devices and classes, from the system's pci.ids; numbers where it has none.
+//! Names for vendors, devices and classes: from the system's pci.ids, else from a short table of our own, else numbers.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::host::{
     pci::{Class, HostFunction},
@@ -11,10 +11,13 @@ use crate::host::{
 const FILES: [&str; 3] =
     ["/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids", "/var/lib/pciutils/pci.ids"];
 
-/// The database; empty on a host without one.
+/// For hosts without that file, and for what it does not have.
+const BUNDLED: &str = include_str!("names/bundled.ids");
+
+/// The database.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    vendors: HashMap<u16, Vendor>,
+    vendors: Arc<HashMap<u16, Vendor>>,
 }
 
 #[derive(Clone, Debug)]
@@ -23,35 +26,28 @@ struct Vendor {
     devices: HashMap<u16, String>,
 }
 
+impl Vendor {
+    fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), devices: HashMap::new() }
+    }
+}
+
 impl Names {
-    /// The system's database. Without one, or with one that cannot be read, everything is called by its
-    /// numbers: no command fails for want of a name.
+    /// The system's database over the bundled one. No command fails for want of a name: a file that cannot be read is
+    /// as none. It is read once for a host, and answered again and again.
     pub fn load(sysroot: &Sysroot) -> Self {
-        FILES
-            .iter()
-            .find_map(|file| sysroot.read(file).ok())
-            .map_or_else(Self::default, |text| Self::parse(&text))
+        sysroot.names().clone()
     }
 
-    /// Reads the format of pci.ids: "vvvv  Vendor", "<tab>dddd  Device", deeper lines are subsystems, and at
-    /// the first "C" line the classes begin. Lines that are none of these are skipped.
-    fn parse(text: &str) -> Self {
-        let mut vendors: HashMap<u16, Vendor> = HashMap::new();
-        let mut current = None;
-        for line in text.lines().take_while(|line| !line.starts_with("C ")) {
-            if line.starts_with("\t\t") {
-                continue;
-            }
-            if let Some((id, name)) = line.strip_prefix('\t').and_then(entry) {
-                if let Some(vendor) = current.and_then(|vendor| vendors.get_mut(&vendor)) {
-                    vendor.devices.insert(id, name.to_owned());
-                }
-            } else if let Some((id, name)) = entry(line) {
-                vendors.insert(id, Vendor { name: name.to_owned(), devices: HashMap::new() });
-                current = Some(id);
-            }
+    pub(crate) fn read(sysroot: &Sysroot) -> Self {
+        let mut vendors = parse(BUNDLED);
+        let system = FILES.iter().find_map(|file| sysroot.read(file).ok());
+        for (id, vendor) in system.map_or_else(HashMap::new, |text| parse(&text)) {
+            let known = vendors.entry(id).or_insert_with(|| Vendor::named(&vendor.name));
+            known.name = vendor.name;
+            known.devices.extend(vendor.devices);
         }
-        Self { vendors }
+        Self { vendors: Arc::new(vendors) }
     }
 
     /// `NVIDIA Corporation`.
@@ -73,6 +69,27 @@ impl Names {
             _ => format!("{} [{id}]", class(function.class)),
         }
     }
+}
+
+/// Reads the format of pci.ids: "vvvv  Vendor", "<tab>dddd  Device", deeper lines are subsystems, and at
+/// the first "C" line the classes begin. Lines that are none of these are skipped.
+fn parse(text: &str) -> HashMap<u16, Vendor> {
+    let mut vendors: HashMap<u16, Vendor> = HashMap::new();
+    let mut current = None;
+    for line in text.lines().take_while(|line| !line.starts_with("C ")) {
+        if line.starts_with("\t\t") {
+            continue;
+        }
+        if let Some((id, name)) = line.strip_prefix('\t').and_then(entry) {
+            if let Some(vendor) = current.and_then(|vendor| vendors.get_mut(&vendor)) {
+                vendor.devices.insert(id, name.to_owned());
+            }
+        } else if let Some((id, name)) = entry(line) {
+            vendors.insert(id, Vendor::named(name));
+            current = Some(id);
+        }
+    }
+    vendors
 }
 
 /// "10de  NVIDIA Corporation".
@@ -103,6 +120,7 @@ pub fn class(class: Class) -> String {
         (0x06, 0x00, _) => "host bridge",
         (0x06, 0x01, _) => "ISA bridge",
         (0x06, 0x04, _) => "PCI bridge",
+        (0x06, 0x80, _) => "other bridge",
         (0x06, ..) => "bridge",
         (0x07, 0x00, _) => "serial port",
         (0x07, ..) => "communication controller",
@@ -151,17 +169,53 @@ mod tests {
     }
 
     #[test]
-    fn names_without_a_database_are_class_and_numbers() {
+    fn names_without_a_database_are_the_bundled_ones_and_then_class_and_numbers() {
         let tree = Tree::two_cards();
         let names = Names::load(&tree.sysroot());
-        assert_eq!(names.function(&gpu(&tree)), "VGA controller [10de:1e07]");
+        let mut card = gpu(&tree);
+        assert_eq!(names.function(&card), "NVIDIA TU102 GeForce RTX 2080 Ti Rev. A [10de:1e07]");
+        card.device = 0xfffe;
+        assert_eq!(names.function(&card), "NVIDIA VGA controller [10de:fffe]");
+        card.vendor = 0xfffe;
+        assert_eq!(names.function(&card), "VGA controller [fffe:fffe]");
         assert_eq!(class(Class(0x42_0001)), "class 420001");
     }
 
     #[test]
+    fn names_of_the_system_go_before_bundled_ones_that_it_lacks() {
+        let tree = Tree::new();
+        tree.file("/usr/share/misc/pci.ids", "10de  NVIDIA Corporation\n\t1e07  Another\n");
+        let names = Names::load(&tree.sysroot());
+        assert_eq!(names.vendor(0x10de), Some("NVIDIA Corporation"));
+        assert_eq!(names.device(0x10de, 0x1e07), Some("Another"));
+        assert_eq!(names.device(0x10de, 0x1db4), Some("GV100 Tesla V100 PCIe 16GB"));
+        assert_eq!(names.vendor(0x1002), Some("AMD"));
+    }
+
+    #[test]
+    fn names_are_read_once_for_a_host() {
+        let tree = Tree::two_cards();
+        tree.file("/usr/share/hwdata/pci.ids", IDS);
+        let sysroot = tree.sysroot();
+        let first = Names::load(&sysroot).function(&gpu(&tree));
+        tree.remove("/usr/share/hwdata/pci.ids");
+        assert_eq!(Names::load(&sysroot.clone()).function(&gpu(&tree)), first);
+        assert_ne!(Names::load(&tree.sysroot()).function(&gpu(&tree)), first);
+    }
+
+    #[test]
+    fn bundled_names_are_short_and_every_line_is_read() {
+        let vendors = parse(BUNDLED);
+        let devices: usize = vendors.values().map(|vendor| vendor.devices.len()).sum();
+        let lines = BUNDLED.lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(vendors.len() + devices, lines);
+        assert!(BUNDLED.lines().all(|line| line.starts_with('#') || line.len() <= 50));
+    }
+
+    #[test]
     fn names_of_classes_are_not_taken_for_devices() {
-        let names = Names::parse(IDS);
-        assert_eq!(names.device(0x8086, 0), None);
-        assert_eq!(names.vendors.len(), 2);
+        let vendors = parse(IDS);
+        assert!(!vendors[&0x8086].devices.contains_key(&0));
+        assert_eq!(vendors.len(), 2);
     }
 }

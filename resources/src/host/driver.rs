@@ -107,9 +107,13 @@ pub fn bind_commands(bdf: Bdf, driver: Option<&str>) -> Vec<String> {
 /// File systems and swap on disks behind the device, also through partitions, LVM, RAID and encryption.
 fn disk_uses(sysroot: &Sysroot, device: &Path) -> Result<Vec<Use>, SysError> {
     let mut uses = Vec::new();
+    let disks = disks_behind(sysroot, device)?;
+    if disks.is_empty() {
+        return Ok(uses);
+    }
     let mounts = sysroot.read_if_present("/proc/self/mountinfo")?.unwrap_or_default();
     let swaps = sysroot.read_if_present("/proc/swaps")?.unwrap_or_default();
-    for disk in disks_behind(sysroot, device)? {
+    for disk in disks {
         for block in stacked(sysroot, &disk)? {
             let node = format!("/dev/{}", block.name);
             // A device-mapper volume is mounted by another name, btrfs under a number of its own.

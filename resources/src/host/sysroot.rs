@@ -8,8 +8,11 @@ use std::{
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
     time::SystemTime,
 };
+
+use crate::names::Names;
 
 /// No file that the host checks read is longer; a pci.ids is 1.5 MiB.
 const READ_LIMIT: u64 = 16 << 20;
@@ -17,10 +20,20 @@ const READ_LIMIT: u64 = 16 << 20;
 const EPIPE: i32 = 32;
 
 /// A host, real or laid out in a directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Sysroot {
     prefix: PathBuf,
+    /// pci.ids is long, and every refusal names its device: read once.
+    names: Arc<OnceLock<Names>>,
 }
+
+impl PartialEq for Sysroot {
+    fn eq(&self, other: &Self) -> bool {
+        self.prefix == other.prefix
+    }
+}
+
+impl Eq for Sysroot {}
 
 /// The system refused a read.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +87,12 @@ impl Sysroot {
 
     /// The tree under `prefix`.
     pub fn at(prefix: impl Into<PathBuf>) -> Self {
-        Self { prefix: prefix.into() }
+        Self { prefix: prefix.into(), names: Arc::default() }
+    }
+
+    /// Names of devices, as they were when first asked for.
+    pub(crate) fn names(&self) -> &Names {
+        self.names.get_or_init(|| Names::read(self))
     }
 
     /// Where a path of the host is here.

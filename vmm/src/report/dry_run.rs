@@ -375,7 +375,7 @@ mod tests {
     fn device_is_shown_with_its_place_and_every_bar() {
         let text = text(&[gpu()]);
         for says in [
-            "0000:3b:00.0  VGA controller [10de:1e07]",
+            "0000:3b:00.0  NVIDIA TU102 GeForce RTX 2080 Ti Rev. A [10de:1e07]",
             "01:00.0, Xorg BusID \"PCI:1:0:0\", behind root port 00:",
             "VGA controller, IOMMU group 13, driver vfio-pci, NUMA node 1\n",
             "reset       flr, bus\n",

@@ -234,7 +234,10 @@ mod tests {
         assert_eq!(addresses("1a03:2000"), ["0000:03:00.0"]);
         let twins = select("10de:1e07").unwrap_err();
         assert_eq!((twins.code.id, twins.details.len()), ("E2003", 2));
-        assert_eq!(twins.details[1], "0000:d8:00.0 VGA controller [10de:1e07]");
+        assert_eq!(
+            twins.details[1],
+            "0000:d8:00.0 NVIDIA TU102 GeForce RTX 2080 Ti Rev. A [10de:1e07]"
+        );
         let typo = select("10de:1e08").unwrap_err();
         assert_eq!(typo.code.id, "E1101");
         assert!(typo.fix.contains("10de:1e07"), "{}", typo.fix);
@@ -243,7 +246,10 @@ mod tests {
         assert_eq!(addresses("slot=7").len(), 4);
         assert!(select("slot=8").unwrap_err().fix.contains('7'));
         let told = select("10de:1e07").unwrap_err().details;
-        assert_eq!(told[1], "0000:d8:00.0 VGA controller [10de:1e07], slot=7");
+        assert_eq!(
+            told[1],
+            "0000:d8:00.0 NVIDIA TU102 GeForce RTX 2080 Ti Rev. A [10de:1e07], slot=7"
+        );
         assert_eq!(addresses("/sys/bus/pci/devices/0000:3b:00.2"), ["0000:3b:00.2"]);
         assert_eq!(select("/sys/class/drm/card0").unwrap_err().code.id, "E2003");
         let both = ["slot=7", "d8:00.1"].map(str::to_owned);
@@ -272,7 +278,7 @@ mod tests {
         assert_eq!(failure.code.id, "E1101");
         assert!(failure.cause.contains("0000:3c:00.0"), "{}", failure.cause);
         assert!(failure.fix.contains("did you mean 0000:3b:00.0?"), "{}", failure.fix);
-        let line = "there is 0000:3b:00.0 VGA controller [10de:1e07]";
+        let line = "there is 0000:3b:00.0 NVIDIA TU102 GeForce RTX 2080 Ti Rev. A [10de:1e07]";
         assert!(failure.details.iter().any(|detail| detail == line), "{:?}", failure.details);
     }
 
