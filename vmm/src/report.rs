@@ -17,6 +17,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use strait_arch::plan::Plan;
 use strait_resources::{
+    bdf::Bdf,
     codes,
     failure::Failure,
     host::{pci::HostFunction, sysroot::Sysroot},
@@ -86,6 +87,21 @@ pub(crate) fn wrapped(text: &str, room: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+/// `0000:3b:00.1, .2, .3`: functions of one slot in short.
+pub(crate) fn addresses(bdfs: &[Bdf]) -> String {
+    let mut text = String::new();
+    let mut before: Option<Bdf> = None;
+    for bdf in bdfs {
+        text += if before.is_some() { ", " } else { "" };
+        text += &match before {
+            Some(before) if before.same_slot(*bdf) => format!(".{:x}", bdf.function()),
+            _ => bdf.to_string(),
+        };
+        before = Some(*bdf);
+    }
+    text
 }
 
 /// Why strait stops.

@@ -1,6 +1,10 @@
 //! Small hosts in a temporary directory, for tests of this crate and, with the feature `fixture`, of others.
 
+mod hosts;
+
 use std::{fs, os::unix::fs::symlink, path::PathBuf};
+
+pub use hosts::{HOSTS, Host};
 
 use super::sysroot::Sysroot;
 

@@ -6,7 +6,7 @@
 use super::{
     capabilities::{self, Kind},
     check::{self, assignable},
-    driver,
+    cpu, driver,
     holders::{Holder, holders},
     iommu,
     pci::{self, HostFunction},
@@ -96,17 +96,23 @@ pub fn inventory(sysroot: &Sysroot) -> Result<Vec<Entry>, SysError> {
 struct Judge<'a> {
     sysroot: &'a Sysroot,
     holders: Vec<Holder>,
+    is_x86: bool,
 }
 
 impl<'a> Judge<'a> {
     fn new(sysroot: &'a Sysroot) -> Result<Self, SysError> {
         // One walk over all processes, not one for each group.
         let holders = holders(sysroot, |node| node.starts_with("/dev/vfio/"))?.found;
-        Ok(Self { sysroot, holders })
+        Ok(Self { sysroot, holders, is_x86: cpu::cpu(sysroot)?.is_some() })
     }
 
     fn verdict(&self, function: &HostFunction) -> Result<Verdict, SysError> {
         // What the device is comes before what the host lacks: a bridge is none with an IOMMU either.
+        if !self.is_x86
+            && let Err(failure) = check::kvm(self.sysroot)
+        {
+            return Ok(Verdict::No(failure));
+        }
         if !function.is_bridge()
             && function.group.is_none()
             && let Err(failure) = check::vfio(self.sysroot)

@@ -117,9 +117,11 @@ impl Link {
 }
 
 impl HostFunction {
-    /// Is this a bridge, a root port, a switch port?
+    /// Is this a bridge, a root port, a switch port? "Other" bridges without buses are devices with drivers of their
+    /// own, as NVIDIA's NVSwitch.
     pub fn is_bridge(&self) -> bool {
-        self.header != Header::Normal || self.class.base() == 0x06
+        let class = self.class;
+        self.header != Header::Normal || class.base() == 0x06 && class.sub() != 0x80
     }
 
     /// Did config space read as all ones? Then nothing answers at this address.

@@ -7,6 +7,7 @@ mod tree;
 
 use strait_resources::{
     bdf::Bdf,
+    codes,
     failure::Failure,
     host::{
         check,
@@ -101,15 +102,29 @@ fn reason(entry: &Entry) -> Option<String> {
         Verdict::Assignable => None,
         Verdict::AfterBinding(bind) if bind.as_slice() == [entry.function.bdf] => None,
         Verdict::AfterBinding(bind) => {
-            let others: Vec<String> = bind.iter().map(Bdf::to_string).collect();
-            Some(format!("its group needs vfio-pci on {}", others.join(", ")))
+            let bdf = entry.function.bdf;
+            let others: Vec<Bdf> = bind.iter().copied().filter(|other| *other != bdf).collect();
+            Some(format!("its group goes along: {}", report::addresses(&others)))
         }
         Verdict::No(_) if entry.function.is_bridge() => None,
         Verdict::No(failure) => {
+            let id = failure.code.id;
+            // The same for every device, so in few words.
+            if failure.code.exit == codes::E1001.exit {
+                return Some(format!("{} ({id}): see strait doctor", failure.code.title));
+            }
             // What would be lost says more than that a driver has it.
-            let harm = failure.details.iter().find_map(|line| line.split_once("would hurt: "));
-            let cause = harm.map_or(failure.cause.as_str(), |(_, harm)| harm);
-            Some(format!("{cause} ({})", failure.code.id))
+            let harm = failure.details.iter().find_map(|line| {
+                let (who, harm) = line.split_once(" away would hurt: ")?;
+                Some((who.strip_prefix("taking ")?, harm))
+            });
+            Some(match harm {
+                Some((who, harm)) if who == entry.function.bdf.to_string() => {
+                    format!("{harm} ({id})")
+                }
+                Some((who, harm)) => format!("{who} of its group: {harm} ({id})"),
+                None => format!("{} ({id})", failure.cause),
+            })
         }
     }
 }

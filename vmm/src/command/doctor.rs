@@ -8,6 +8,7 @@ use std::{fmt::Write as _, path::Path};
 
 use anstyle::Style;
 use strait_resources::{
+    bdf::Bdf,
     codes,
     failure::Failure,
     host::{
@@ -28,6 +29,8 @@ use crate::{
 
 /// `FAIL` and a gap.
 const LEVEL: usize = 6;
+/// `fix:` and a gap.
+const FIX: usize = 5;
 
 /// Looks and tells. The exit status is that of the first failure.
 pub(crate) fn run(args: &DoctorArgs, verbose: u8) -> Result<u8, Failure> {
@@ -85,12 +88,14 @@ fn refused(check: u8, name: &'static str, source: &'static str, failure: Failure
 fn render(findings: &[Finding], columns: usize, all: bool) -> String {
     let mut text = String::new();
     let shown = findings.iter().filter(|finding| all || finding.level != Level::Pass);
-    for finding in shown {
+    for alike in shown.collect::<Vec<_>>().chunk_by(|one, two| says_the_same(one, two)) {
+        let [finding, ..] = alike else { continue };
         let style = style(finding.level);
         // Refusals of a run name the device themselves.
-        let device =
-            finding.device.map(|bdf| bdf.to_string()).filter(|bdf| !finding.fact.contains(bdf));
-        let device = device.map_or_else(String::new, |bdf| format!("{bdf} "));
+        let bdfs: Vec<Bdf> = alike.iter().filter_map(|finding| finding.device).collect();
+        let device = report::addresses(&bdfs);
+        let is_named = device.is_empty() || finding.fact.contains(&device);
+        let device = if is_named { String::new() } else { format!("{device} ") };
         let code = finding.code.map_or_else(String::new, |code| format!(" ({})", code.id));
         let fact = format!("{device}{}: {}{code}", finding.name, finding.fact);
         let room = columns.saturating_sub(LEVEL);
@@ -103,9 +108,10 @@ fn render(findings: &[Finding], columns: usize, all: bool) -> String {
                 let _ = writeln!(text, "        {QUIET}{detail}{QUIET:#}");
             }
         }
-        // Commands stay whole, to be copied.
-        if !finding.fix.is_empty() {
-            let _ = writeln!(text, "      {QUIET}fix:{QUIET:#} {}", finding.fix);
+        let lines = wrapped(&finding.fix, room.saturating_sub(FIX));
+        for (position, line) in lines.iter().enumerate() {
+            let word = if position == 0 { "fix:" } else { "" };
+            let _ = writeln!(text, "      {QUIET}{word:4}{QUIET:#} {line}");
         }
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
@@ -115,6 +121,14 @@ fn render(findings: &[Finding], columns: usize, all: bool) -> String {
         .collect();
     let _ = writeln!(text, "{STRONG}{}{STRONG:#}", parts.join(", "));
     text
+}
+
+/// Of several functions, in the same words.
+fn says_the_same(one: &Finding, two: &Finding) -> bool {
+    one.device.is_some()
+        && two.device.is_some()
+        && (one.check, one.level, &one.fact, &one.fix, &one.details)
+            == (two.check, two.level, &two.fact, &two.fix, &two.details)
 }
 
 const fn style(level: Level) -> Style {

@@ -165,7 +165,10 @@ pub(in super::super) fn viable(
     functions: &[HostFunction],
 ) -> Result<(), Failure> {
     let members = iommu::members(sysroot, group)?;
-    let foreign: Vec<&HostFunction> = members.iter().filter(|member| is_foreign(member)).collect();
+    // Those that were asked for are `on_vfio`'s.
+    let asked = |member: &HostFunction| functions.iter().any(|f| f.bdf == member.bdf);
+    let foreign: Vec<&HostFunction> =
+        members.iter().filter(|member| is_foreign(member) && !asked(member)).collect();
     if foreign.is_empty() {
         return Ok(());
     }

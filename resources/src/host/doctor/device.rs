@@ -69,11 +69,13 @@ pub(super) fn open_nodes(host: &Host<'_>, function: &HostFunction) -> Answer {
         }]);
     }
     let pids: Vec<String> = holders.found.iter().map(|holder| holder.pid.to_string()).collect();
-    let fact = format!("{} processes use it: unbinding would wait for them", {
-        let mut pids = pids.clone();
-        pids.dedup();
-        pids.len()
-    });
+    let mut different = pids.clone();
+    different.sort();
+    different.dedup();
+    let fact = match different.as_slice() {
+        [_] => "a process uses it: unbinding would wait for that".to_owned(),
+        several => format!("{} processes use it: unbinding would wait for them", several.len()),
+    };
     let fix = "end them first, or the services behind them";
     Ok(vec![holders.found.iter().fold(Outcome::warn(fact, fix), |outcome, holder| {
         outcome.detail(format!("{} (pid {}) has {}", holder.name, holder.pid, holder.node))

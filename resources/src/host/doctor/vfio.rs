@@ -58,7 +58,7 @@ pub(super) fn lockdown(host: &Host<'_>) -> Answer {
     if host.sysroot.exists(SECURE_BOOT) {
         let on = host.sysroot.read_bytes(SECURE_BOOT)?.get(4) == Some(&1);
         let word = if on { "on" } else { "off" };
-        found.push(Outcome::info(format!("Secure Boot is {word}")));
+        found.push(Outcome::info(format!("it is {word} in the firmware")));
     }
     Ok(found)
 }

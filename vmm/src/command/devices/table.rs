@@ -16,6 +16,8 @@ use crate::report::{QUIET, STRONG, shortened, wrapped};
 
 /// `0000:3b:00.0` and a gap.
 const ADDRESS: usize = 14;
+/// Where the facts begin when they are many.
+const NARROW: usize = 4;
 /// The longest verdict is `after binding`.
 const VERDICT: usize = 13;
 
@@ -33,9 +35,13 @@ pub(super) fn render(entries: &[&Entry], names: &Names, columns: usize) -> Strin
     let mut text = String::new();
     let _ =
         writeln!(text, "{STRONG}{:ADDRESS$}{:name_room$}  VERDICT{STRONG:#}", "ADDRESS", "DEVICE");
-    let indent = " ".repeat(ADDRESS);
+    // Under the names where there is room, else further out.
+    let whole: usize = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
+    let indent = if ADDRESS + whole <= columns { ADDRESS } else { NARROW };
+    let room = columns.saturating_sub(indent);
+    let indent = " ".repeat(indent);
     let head = cells(&heads.map(str::to_owned), &widths);
-    for line in fitted(&head, &widths, columns) {
+    for line in fitted(&head, &widths, room) {
         let _ = writeln!(text, "{indent}{STRONG}{line}{STRONG:#}");
     }
     for (entry, row) in entries.iter().zip(&rows) {
@@ -46,11 +52,11 @@ pub(super) fn render(entries: &[&Entry], names: &Names, columns: usize) -> Strin
             text,
             "{STRONG}{bdf:<12}{STRONG:#}  {name:name_room$}  {style}{word}{style:#}"
         );
-        for line in fitted(&cells(row, &widths), &widths, columns) {
+        for line in fitted(&cells(row, &widths), &widths, room) {
             let _ = writeln!(text, "{indent}{QUIET}{line}{QUIET:#}");
         }
         for line in reason(entry).iter().flat_map(|why| wrapped(why, columns - ADDRESS)) {
-            let _ = writeln!(text, "{indent}{line}");
+            let _ = writeln!(text, "{:ADDRESS$}{line}", "");
         }
     }
     text
@@ -61,8 +67,7 @@ fn cells(row: &[String; 8], widths: &[usize]) -> Vec<String> {
 }
 
 /// The cells in one line, or where the terminal is too narrow in as few as hold them.
-fn fitted(cells: &[String], widths: &[usize], columns: usize) -> Vec<String> {
-    let room = columns.saturating_sub(ADDRESS);
+fn fitted(cells: &[String], widths: &[usize], room: usize) -> Vec<String> {
     let mut lines: Vec<String> = vec![String::new()];
     let mut used = 0;
     for (cell, width) in cells.iter().zip(widths) {
@@ -113,7 +118,11 @@ fn bars(function: &HostFunction, wanted: impl Fn(BarKind) -> bool) -> String {
         [only] => only.clone(),
         several => {
             let total = sizes.iter().fold(0_u64, |sum, size| sum.saturating_add(*size));
-            format!("{}={}", several.join("+"), brief(total))
+            match brief(total) {
+                // An odd sum says less than its parts.
+                total if total.len() > 6 => several.join("+"),
+                total => format!("{}={total}", several.join("+")),
+            }
         }
     }
 }

@@ -5,7 +5,11 @@ use std::{
     fmt::Write as _,
 };
 
-use strait_resources::{bdf::Bdf, host::inventory::Entry, names::Names};
+use strait_resources::{
+    bdf::Bdf,
+    host::inventory::{Entry, Verdict},
+    names::Names,
+};
 
 use super::{reason, title, verdict};
 use crate::report::{QUIET, STRONG, shortened, wrapped};
@@ -37,8 +41,9 @@ pub(super) fn groups(all: &[Entry], chosen: &[&Entry], names: &Names, columns: u
             let is_last = position + 1 == members.len();
             line(&mut text, "", is_last, entry, names, columns);
             let rest = if is_last { "   " } else { "│  " };
-            for why in reason(entry).iter().flat_map(|why| wrapped(why, columns.saturating_sub(17)))
-            {
+            // What goes along is what the group shows.
+            let why = reason(entry).filter(|_| matches!(entry.verdict, Verdict::No(_)));
+            for why in why.iter().flat_map(|why| wrapped(why, columns.saturating_sub(17))) {
                 let _ = writeln!(text, "{QUIET}{rest}{QUIET:#}              {why}");
             }
         }

@@ -7,7 +7,7 @@ use strait_resources::{
     failure::Failure,
     host::{
         check::{self, Allowed},
-        doctor::{Finding, Level},
+        doctor::{self, Finding, Level},
         inventory::{self, Entry, Verdict},
         kernels::{self, Installed},
         memory,
@@ -57,7 +57,7 @@ pub(super) fn next(
         .collect();
     let mut failed = findings.iter().filter(|finding| finding.level == Level::Fail);
     if failed.any(|finding| !ends_by_binding(finding, &chosen)) {
-        return Ok(mend(&chosen));
+        return mend(sysroot, &chosen);
     }
     if let Some(path) = config {
         let mut next = Next { heading: "as root".to_owned(), steps: Vec::new() };
@@ -66,14 +66,21 @@ pub(super) fn next(
         next.step("start the machine; Ctrl-A x ends it", command);
         return Ok(next);
     }
+    if let Some(failure) = refused(sysroot, &chosen) {
+        return Ok(first(&failure));
+    }
     let mut next = Next::default();
     let looked_at = !chosen.is_empty();
     let devices = if chosen.is_empty() {
-        let Some(devices) = candidate(sysroot, &entries)? else {
-            next.heading = "The host is ready, and has no device that a guest could have; \
-                            strait devices tells why."
-                .to_owned();
-            return Ok(next);
+        let devices = match candidate(sysroot, &entries)? {
+            Candidate::Devices(devices) => devices,
+            Candidate::Refused(failure) => return Ok(first(&failure)),
+            Candidate::None => {
+                next.heading = "The host is ready, and has no device that a guest could have; \
+                                strait devices tells why."
+                    .to_owned();
+                return Ok(next);
+            }
         };
         let name = Names::load(sysroot).function(&devices[0].function);
         next.heading = format!("as root, for example with {name} at {}", short(&devices));
@@ -92,13 +99,24 @@ fn ends_by_binding(finding: &Finding, chosen: &[&Entry]) -> bool {
     binds && finding.code.is_some_and(|code| ["E1102", "E1103"].contains(&code.id))
 }
 
-fn mend(chosen: &[&Entry]) -> Next {
+/// What stands between the host and `strait bind`.
+fn first(failure: &Failure) -> Next {
+    let Failure { code, cause, fix, .. } = failure;
+    let heading = format!("Before strait bind: {cause} ({}); {fix}.", code.id);
+    Next { heading, steps: Vec::new() }
+}
+
+fn mend(sysroot: &Sysroot, chosen: &[&Entry]) -> Result<Next, Failure> {
+    let functions: Vec<HostFunction> = chosen.iter().map(|entry| entry.function.clone()).collect();
+    if doctor::fix_plan(sysroot, &functions)?.steps.is_empty() {
+        return Ok(Next::default());
+    }
     let mut words = vec!["strait doctor".to_owned()];
     words.extend(chosen.iter().map(|entry| entry.function.bdf.to_string()));
     words.push("--fix-plan".to_owned());
     let mut next = Next { heading: "mend what failed".to_owned(), steps: Vec::new() };
     next.step("the lines for this system, printed and not run", words.join(" "));
-    next
+    Ok(next)
 }
 
 /// Bind, look, run.
@@ -136,7 +154,8 @@ fn bind(devices: &[&Entry], next: &mut Next) {
         let from = match drivers.iter().copied().collect::<Vec<_>>().as_slice() {
             [] => "the host".to_owned(),
             [one] => (*one).to_owned(),
-            several => several.join(" and "),
+            [one, two] => format!("{one} and {two}"),
+            several => format!("{} drivers", several.len()),
         };
         let what = format!("take it from {from}; strait unbind {words} gives it back");
         next.step(what, format!("strait bind {words}"));
@@ -145,22 +164,40 @@ fn bind(devices: &[&Entry], next: &mut Next) {
 
 /// The device that people pass most: a card for graphics or computing, then a disk, a NIC, sound; then anything. Only
 /// one that `strait bind` would take too.
-fn candidate<'a>(
-    sysroot: &Sysroot,
-    entries: &'a [Entry],
-) -> Result<Option<Vec<&'a Entry>>, Failure> {
-    let mut able: Vec<&Entry> =
-        entries.iter().filter(|entry| !matches!(entry.verdict, Verdict::No(_))).collect();
+fn candidate<'a>(sysroot: &Sysroot, entries: &'a [Entry]) -> Result<Candidate<'a>, Failure> {
+    let mut able: Vec<&Entry> = entries
+        .iter()
+        .filter(|entry| !matches!(entry.verdict, Verdict::No(_)) && !is_bridge(entry))
+        .collect();
     able.sort_by_key(|entry| rank(entry));
+    let mut refusal = None;
     for entry in able {
         let devices = with_siblings(entry, entries);
-        let functions: Vec<HostFunction> =
-            devices.iter().map(|entry| entry.function.clone()).collect();
-        if check::bindable(sysroot, &functions, &Allowed::default()).is_ok() {
-            return Ok(Some(devices));
+        match refused(sysroot, &devices) {
+            None => return Ok(Candidate::Devices(devices)),
+            Some(failure) => refusal = refusal.or(Some(failure)),
         }
     }
-    Ok(None)
+    Ok(refusal.map_or(Candidate::None, Candidate::Refused))
+}
+
+/// A switch between cards is no device to begin with.
+fn is_bridge(entry: &Entry) -> bool {
+    entry.function.class.base() == 0x06
+}
+
+/// Why `strait bind` would not take them.
+fn refused(sysroot: &Sysroot, devices: &[&Entry]) -> Option<Failure> {
+    let functions: Vec<HostFunction> = devices.iter().map(|entry| entry.function.clone()).collect();
+    check::bindable(sysroot, &functions, &Allowed::default()).err()
+}
+
+/// What there is to begin with.
+enum Candidate<'a> {
+    Devices(Vec<&'a Entry>),
+    /// Something, if this did not stand in the way.
+    Refused(Failure),
+    None,
 }
 
 fn rank(entry: &Entry) -> u8 {
@@ -251,6 +288,9 @@ fn continued(command: &str, room: usize) -> Vec<String> {
 /// The last lines of the answer.
 pub(super) fn render(next: &Next, columns: usize) -> String {
     let mut text = String::new();
+    if next.heading.is_empty() {
+        return text;
+    }
     if next.steps.is_empty() {
         for line in wrapped(&next.heading, columns) {
             let _ = writeln!(text, "{line}");
