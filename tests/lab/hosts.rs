@@ -26,6 +26,8 @@ pub(crate) enum HostKind {
     Counted,
     /// No IOMMU at all.
     NoIommu,
+    /// A workstation: a console on its graphics card, cards behind a bridge in one group, a card that resets by its bus.
+    Desk,
     /// The machine the lab runs on, with a real device.
     Here,
 }
@@ -135,6 +137,7 @@ impl Host {
             HostKind::NoIommu => {
                 ("no-iommu", 1024, Iommu::None, vec![device("nvme0", 4, 0, "nvme", disk)])
             }
+            HostKind::Desk => ("desk", 2048, intel, Self::desk_devices()),
             HostKind::Here => ("here", 0, Iommu::None, Vec::new()),
         };
         let root_ports = if kind == HostKind::Many { devices.len() } else { 0 };
@@ -176,6 +179,33 @@ impl Host {
         ]
     }
 
+    /// The bridge to conventional PCI has no ACS, so what is behind it shares its group. Firmware gives it bus 1 and the
+    /// root port bus 2.
+    fn desk_devices() -> Vec<Device> {
+        let behind = |name: &str, bdf: &str, at: &str, qemu: &str, backing| Device {
+            name: name.to_owned(),
+            bdf: bdf.to_owned(),
+            qemu: qemu.to_owned(),
+            at: at.to_owned(),
+            backing,
+        };
+        vec![
+            device("vga", 4, 0, "VGA,vgamem_mb=16", Backing::None),
+            device("shared", 5, 0, "virtio-9p-pci,fsdev=lab,mount_tag=shared", Backing::None),
+            device("bridge", 0x10, 0, "pcie-pci-bridge", Backing::None),
+            device("port", 0x11, 0, "pcie-root-port,chassis=1", Backing::None),
+            behind("edu0", "0000:01:01.0", "bus=bridge,addr=1", EDU, Backing::None),
+            behind(
+                "nic",
+                "0000:01:02.0",
+                "bus=bridge,addr=2",
+                "e1000,romfile=,mac=52:54:00:12:34:57",
+                Backing::Net,
+            ),
+            behind("edu1", "0000:02:00.0", "bus=port,addr=0", EDU, Backing::None),
+        ]
+    }
+
     /// Firmware numbers buses in the order of the root ports: port N has bus N + 1 behind it.
     fn behind_port(n: usize) -> Device {
         Device {
@@ -195,6 +225,8 @@ impl Host {
     /// What L1's kernel must be told.
     pub(crate) fn kernel_arguments(&self) -> &'static str {
         match self.iommu {
+            // 1024x768 at 16 bits, set by the kernel's own real-mode code: vesafb draws on it.
+            _ if self.kind == HostKind::Desk => "intel_iommu=on iommu=pt vga=791",
             Iommu::Intel { .. } => "intel_iommu=on iommu=pt",
             Iommu::Amd => "iommu=pt",
             Iommu::None => "intel_iommu=off",
@@ -315,7 +347,9 @@ mod tests {
 
     #[test]
     fn devices_of_a_host_have_names_and_places_of_their_own() {
-        for kind in [HostKind::Main, HostKind::Narrow, HostKind::Amd, HostKind::Many] {
+        for kind in
+            [HostKind::Main, HostKind::Narrow, HostKind::Amd, HostKind::Many, HostKind::Desk]
+        {
             let host = Host::of(kind);
             for (n, one) in host.devices.iter().enumerate() {
                 for other in &host.devices[n + 1..] {

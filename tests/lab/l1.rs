@@ -1,6 +1,7 @@
 //! L1, the emulated host: booted once, then given one job after the other.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -40,6 +41,9 @@ const L1_CLOCK: &str = "tsc=reliable no_timer_check";
 
 /// L1 shows every few seconds that it lives; silent for so long, it hangs.
 const LIFE: Duration = Duration::from_secs(60);
+
+/// What L1 has besides: scripts load it by `load NAME`, when a device needs a host driver to be taken from.
+const LATER: &[&str] = &["e1000e", "e1000", "virtio_gpu", "crc32c_generic", "ext4"];
 
 /// Everything a boot of L1 is made from.
 #[derive(Clone, Copy)]
@@ -191,6 +195,7 @@ fn image(with: Ingredients<'_>) -> Result<PathBuf> {
     names.extend(["vfio_virqfd"].iter().filter(|name| with.kernel.modules.has(name)));
     let mut image = Initramfs::new();
     add_modules(&mut image, with.kernel, &names)?;
+    add_later(&mut image, with.kernel)?;
     image.file("bin/busybox", &files::read(&with.tools.busybox)?);
     image.file("init", include_bytes!("l1/init.sh"));
     image.write(&path)?;
@@ -206,5 +211,22 @@ pub(crate) fn add_modules(image: &mut Initramfs, kernel: &Kernel, names: &[&str]
         order.push('\n');
     }
     image.file("modules/order", order.as_bytes());
+    Ok(())
+}
+
+/// Puts each of the other modules into an image with a list of its own of what to load for it.
+fn add_later(image: &mut Initramfs, kernel: &Kernel) -> Result<()> {
+    let mut there = BTreeSet::new();
+    for name in LATER {
+        let mut order = String::new();
+        for (needed, content) in kernel.modules.with_dependencies(&[name])? {
+            if there.insert(needed.clone()) {
+                image.file(&format!("later/{needed}.ko"), &content);
+            }
+            order.push_str(&needed);
+            order.push('\n');
+        }
+        image.file(&format!("later/{name}.order"), order.as_bytes());
+    }
     Ok(())
 }

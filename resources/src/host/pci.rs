@@ -1,6 +1,6 @@
 //! PCI functions of the host, from sysfs (Documentation/ABI/testing/sysfs-bus-pci, PCI/sysfs-pci.rst).
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use super::sysroot::{SysError, Sysroot};
 use crate::{
@@ -30,8 +30,6 @@ pub struct HostFunction {
     pub class: Class,
     /// The driver that has it now.
     pub driver: Option<String>,
-    /// The only driver that may take it, when one was set.
-    pub driver_override: Option<String>,
     /// IOMMU group number.
     pub group: Option<u32>,
     /// NUMA node, when the machine has several.
@@ -199,6 +197,13 @@ pub fn upstream(sysroot: &Sysroot, bdf: Bdf) -> Result<Vec<Bdf>, SysError> {
     Ok(parts.filter_map(|part| part.parse().ok()).filter(|above| *above != bdf).collect())
 }
 
+/// The name that `driver_override` holds. Reading it waits for the device's lock, which a driver that hangs in its
+/// unbind never returns: so it is no part of [`find`], and has a time limit.
+pub fn driver_override(sysroot: &Sysroot, bdf: Bdf) -> Result<Option<String>, SysError> {
+    let text = sysroot.read_within(&path(bdf, "driver_override"), Duration::from_secs(5))?;
+    Ok(text.filter(|text| !text.is_empty() && text != "(null)"))
+}
+
 /// The path of an attribute of a function.
 pub fn path(bdf: Bdf, attribute: &str) -> String {
     format!("{DEVICES}/{bdf}/{attribute}")
@@ -216,7 +221,6 @@ fn read(at: &Attributes<'_>) -> Result<HostFunction, SysError> {
         revision: at.hex("revision")?.and_then(|value| u8::try_from(value).ok()).unwrap_or(0),
         class: Class(at.hex("class")?.unwrap_or(0) & 0xff_ffff),
         driver: at.sysroot.link_name(&path(at.bdf, "driver"))?,
-        driver_override: at.text("driver_override")?.filter(|text| text != "(null)"),
         group: at.link("iommu_group")?,
         // -1 on a machine with one node.
         numa_node: at.text("numa_node")?.and_then(|text| text.parse().ok()),
@@ -384,7 +388,7 @@ mod tests {
         assert_eq!((gpu.vendor, gpu.device, gpu.revision), (0x10de, 0x1e07, 0xa1));
         assert_eq!((gpu.subsystem_vendor, gpu.subsystem_device), (0x1458, 0x37a9));
         assert!(gpu.class.is_display() && !gpu.is_bridge() && gpu.is_on_vfio() && !gpu.is_dead());
-        assert_eq!((gpu.group, gpu.numa_node, gpu.driver_override), (Some(31), Some(0), None));
+        assert_eq!((gpu.group, gpu.numa_node), (Some(31), Some(0)));
         let bar = |index, kind, size| BarSpec { index: BarIndex::new(index).unwrap(), kind, size };
         let prefetchable = BarKind::Memory64 { prefetchable: true };
         assert_eq!(

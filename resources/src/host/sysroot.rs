@@ -8,8 +8,10 @@ use std::{
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::{Arc, OnceLock},
-    time::SystemTime,
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::names::Names;
@@ -57,6 +59,11 @@ impl SysError {
     /// Is it only that the file is not there?
     pub fn is_absent(&self) -> bool {
         absent(&self.source)
+    }
+
+    /// Did it not come to an end?
+    pub fn is_stuck(&self) -> bool {
+        self.source.kind() == io::ErrorKind::TimedOut
     }
 
     /// The content makes no sense.
@@ -114,6 +121,44 @@ impl Sysroot {
     /// The same; `None` when the file is not there.
     pub fn read_if_present(&self, path: &str) -> Result<Option<String>, SysError> {
         present(self.read(path))
+    }
+
+    /// A text file of the kernel's that takes a lock to be read, by a child process that gets so much time: whoever waits
+    /// in the kernel for a lock cannot be ended, and what waits here would be strait. `None` when the file is not there.
+    pub fn read_within(&self, path: &str, limit: Duration) -> Result<Option<String>, SysError> {
+        if !self.exists(path) {
+            return Ok(None);
+        }
+        let read = || {
+            let mut child = Command::new("cat")
+                .arg(self.path(path))
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()?;
+            let end = Instant::now() + limit;
+            let status = loop {
+                match child.try_wait()? {
+                    Some(status) => break status,
+                    None if Instant::now() < end => thread::sleep(Duration::from_millis(1)),
+                    // It stays behind: no signal reaches it.
+                    None => {
+                        let waits =
+                            format!("process {} waits for it and cannot be ended", child.id());
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, waits));
+                    }
+                }
+            };
+            if !status.success() {
+                return Err(io::Error::other("cat failed"));
+            }
+            let mut text = String::new();
+            if let Some(output) = child.stdout.take() {
+                output.take(READ_LIMIT).read_to_string(&mut text)?;
+            }
+            Ok(text.trim().to_owned())
+        };
+        read().map(Some).map_err(error("read", path))
     }
 
     /// As many bytes as the file gives: config space has 64 for a user, 256 or 4096 for root.
@@ -298,6 +343,23 @@ mod tests {
         tree.file("/sys/dir/file", "");
         assert_eq!(tree.sysroot().read_if_present("/sys/none").unwrap(), None);
         assert!(tree.sysroot().read_if_present("/sys/dir").is_err());
+    }
+
+    #[test]
+    fn read_within_tells_a_file_that_never_answers() {
+        let tree = Tree::new();
+        tree.file("/sys/override", "(null)\n");
+        let limit = Duration::from_secs(20);
+        let text = tree.sysroot().read_within("/sys/override", limit).unwrap();
+        assert_eq!(text.as_deref(), Some("(null)"));
+        assert_eq!(tree.sysroot().read_within("/sys/none", limit).unwrap(), None);
+        // A pipe that nobody writes to.
+        let pipe = tree.sysroot().path("/sys/pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let stuck = tree.sysroot().read_within("/sys/pipe", Duration::from_millis(20)).unwrap_err();
+        assert!(stuck.is_stuck() && !stuck.is_absent());
+        // The child ends with this.
+        fs::OpenOptions::new().write(true).open(pipe).unwrap();
     }
 
     #[test]

@@ -20,6 +20,7 @@ mkdir -p proc sys dev run/lab tmp lab
 mount -t tmpfs lab run/lab
 mkdir -p run/lab/bin run/lab/job
 cp /bin/busybox run/lab/bin/busybox
+cp -r /later run/lab/modules
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=1048576,cache=none,access=any lab lab
 mount -t tracefs trace /sys/kernel/tracing
 mkdir -p /dev/pts /dev/shm

@@ -30,6 +30,44 @@ driver() {
     if [ -e $PCI/$1/driver ]; then basename "$(readlink $PCI/$1/driver)"; else echo none; fi
 }
 
+# load MODULE...: a driver that L1 does not have from the start, with what it needs.
+load() {
+    for m in "$@"; do
+        while read -r needed; do
+            [ -d /sys/module/$needed ] || insmod /run/lab/modules/$needed.ko ||
+                { echo "FAIL: insmod $needed"; exit 92; }
+        done <"/run/lab/modules/$m.order"
+    done
+}
+
+# disk BDF: the node of an NVMe disk on the host's driver, once it is there.
+disk() {
+    local left=50 node
+    while [ $left -gt 0 ]; do
+        node=$(ls -d $PCI/$1/nvme/nvme*/nvme*n1 2>/dev/null) && [ -b "/dev/$(basename "$node")" ] && break
+        left=$((left - 1))
+        usleep 100000
+    done
+    [ $left -gt 0 ] || { echo "FAIL: no disk at $1" >&2; return 1; }
+    echo "/dev/$(basename "$node")"
+}
+
+# power BDF: what its power management is told.
+power() { echo "control $(cat $PCI/$1/power/control) d3cold_allowed $(cat $PCI/$1/d3cold_allowed)"; }
+
+# says FILE WORDS: does it say so?
+says() { grep -qF -- "$2" $J/$1 || { echo "FAIL: $1 does not say '$2': $(head -3 $J/$1)"; return 1; }; }
+
+# same WHAT BEFORE AFTER: two files of results that must not differ.
+same() { cmp -s $J/$2 $J/$3 || { echo "FAIL: $1: $(diff $J/$2 $J/$3 | grep '^[-+][^-+]' | tr '\n' ';')"; return 1; }; }
+
+# strait_to NAME ARGUMENTS...: runs strait to its end; NAME.out, NAME.err, and the status as the answer.
+strait_to() {
+    local n=$1
+    shift
+    strait "$@" </dev/null >$J/$n.out 2>$J/$n.err
+}
+
 # group BDF: the IOMMU group's number.
 group() { basename "$(readlink $PCI/$1/iommu_group)"; }
 

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bars;
+mod binding;
 mod boot;
 mod chest;
 mod doctor;
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(hostile::scenarios());
     all.extend(chest::scenarios());
     all.extend(hosts::scenarios());
+    all.extend(binding::scenarios());
     all.extend(bad_input::scenarios());
     all.extend(doctor::scenarios());
     all

@@ -11,7 +11,7 @@ use crate::{
 const MIB: usize = 1 << 20;
 
 /// Is the pattern that the guest wrote in L0's image, where it wrote it?
-fn image_holds(outcome: &Outcome, device: &str, word: &str) -> Result<(), String> {
+pub(super) fn image_holds(outcome: &Outcome, device: &str, word: &str) -> Result<(), String> {
     let image = files::read(&outcome.run.join(format!("{device}.img")));
     let image = image.map_err(|error| format!("{error:#}"))?;
     let wanted = sum(&pattern(word, 8 * MIB));

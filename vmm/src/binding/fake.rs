@@ -141,7 +141,8 @@ impl Host {
             let read = |name: &str| sysroot.read(&pci::path(function.bdf, name)).unwrap();
             let (power, d3cold) = (read("power/control"), read("d3cold_allowed"));
             let (bdf, driver) = (function.bdf, function.driver);
-            state.push(format!("{bdf} {driver:?} {:?} {power} {d3cold}", function.driver_override));
+            let only = pci::driver_override(&sysroot, bdf).unwrap();
+            state.push(format!("{bdf} {driver:?} {only:?} {power} {d3cold}"));
         }
         state
     }
@@ -168,6 +169,8 @@ impl Kernel {
             let node = self.sysroot.path(&format!("/dev/vfio/{}", function.group.unwrap()));
             fs::create_dir_all(node.parent().unwrap()).unwrap();
             fs::write(node, "").unwrap();
+            // As vfio_pci_core_register_device() does: an unused device may sleep.
+            fs::write(self.sysroot.path(&pci::path(bdf, "power/control")), "auto\n").unwrap();
         }
     }
 
@@ -178,7 +181,7 @@ impl Kernel {
         }
         let native = self.native.borrow();
         let native = native.iter().find(|(known, _)| *known == bdf).map(|(_, name)| name.as_str());
-        match function.driver_override.as_deref() {
+        match pci::driver_override(&self.sysroot, bdf).unwrap().as_deref() {
             Some("vfio-pci") if self.vfio_refuses.get() => {}
             Some(name) => self.attach(bdf, name),
             None => {

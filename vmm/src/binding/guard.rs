@@ -113,7 +113,7 @@ pub(super) fn give_back(binder: &Binder, entry: &mut Entry) -> Result<(), Failur
 }
 
 /// A function that a child of an earlier try still hangs in would only catch one more.
-fn still_stuck(binder: &Binder, entry: &Entry) -> Result<Option<Failure>, Failure> {
+pub(super) fn still_stuck(binder: &Binder, entry: &Entry) -> Result<Option<Failure>, Failure> {
     let Some(child) = entry.stuck else { return Ok(None) };
     if !child.lives(&binder.sysroot)? {
         return Ok(None);

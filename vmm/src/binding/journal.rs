@@ -92,12 +92,12 @@ pub(crate) struct Before {
 
 impl Entry {
     /// Of a function that will be taken.
-    pub(crate) fn before(sysroot: &Sysroot, taking: &Taking) -> Result<Self, SysError> {
+    pub(crate) fn before(sysroot: &Sysroot, taking: &Taking) -> Result<Self, Failure> {
         let function = &taking.function;
         let attribute = |name: &str| sysroot.read_if_present(&pci::path(function.bdf, name));
         let before = Before {
             driver: function.driver.clone(),
-            driver_override: function.driver_override.clone(),
+            driver_override: driver_override(sysroot, function.bdf)?,
             power_control: attribute("power/control")?,
             d3cold_allowed: attribute("d3cold_allowed")?,
             any_driver: false,
@@ -125,6 +125,19 @@ impl Journal {
         };
         format!("{kind}-{}-{}.json", self.process.pid, self.process.start)
     }
+}
+
+/// What `driver_override` holds; a driver that does not let go of the device (E1112) keeps even this from being read.
+pub(super) fn driver_override(sysroot: &Sysroot, bdf: Bdf) -> Result<Option<String>, Failure> {
+    pci::driver_override(sysroot, bdf).map_err(|error| {
+        if !error.is_stuck() {
+            return error.into();
+        }
+        let cause =
+            format!("a driver does not let go of {bdf}: even its attributes cannot be read");
+        let fix = "see in dmesg what its driver waits for; end what uses the device, or reboot";
+        Failure::new(&codes::E1112, cause, fix).source(error)
+    })
 }
 
 /// The directory of journals.

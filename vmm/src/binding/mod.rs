@@ -95,9 +95,16 @@ impl Binder {
         check::bindable(&self.sysroot, functions, allowed)
     }
 
-    /// Functions of live guests, and of groups that live guests use, are not ours.
+    /// Functions of live guests, and of groups that live guests use, are not ours. One that a child of an earlier
+    /// strait still hangs in would only catch this one too.
     fn refuse_owned(&self, functions: &[HostFunction]) -> Result<(), Failure> {
         for journal in Journals::new(&self.sysroot).list()? {
+            for entry in &journal.functions {
+                let wanted = functions.iter().any(|function| function.bdf == entry.bdf);
+                if let Some(failure) = guard::still_stuck(self, entry)?.filter(|_| wanted) {
+                    return Err(Failure { code: &codes::E1112, ..failure });
+                }
+            }
             if journal.kind != Kind::Run || !journal.owner_lives(&self.sysroot)? {
                 continue;
             }

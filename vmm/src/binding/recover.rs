@@ -3,7 +3,10 @@
 use strait_resources::{
     bdf::Bdf,
     failure::Failure,
-    host::pci::{self, HostFunction},
+    host::{
+        check,
+        pci::{self, HostFunction},
+    },
 };
 
 use super::{
@@ -60,7 +63,7 @@ impl Binder {
     }
 
     /// Gives functions back to the host: by the journal of the `strait bind` that took them, else to the driver that
-    /// the kernel finds. Refuses (E1114) those of a running guest before it touches any.
+    /// the kernel finds. Refuses those of a running guest (E1114), or of another monitor's (E1107), before it touches any.
     pub(crate) fn unbind(
         &self,
         lock: &Lock,
@@ -68,6 +71,7 @@ impl Binder {
     ) -> Result<Undone, Failure> {
         let mut undone = self.recover_locked(lock)?;
         self.refuse_owned(functions)?;
+        check::unused(&self.sysroot, functions)?;
         let mut wanted: Vec<Bdf> = functions.iter().map(|function| function.bdf).collect();
         for journal in Journals::new(&self.sysroot).list()? {
             if journal.kind != Kind::Bind || !journal.settled {

@@ -13,7 +13,7 @@ use strait_resources::{
 };
 
 use super::{
-    journal::{Before, Entry},
+    journal::{Before, Entry, driver_override},
     write::{FAST, SLOW, WriteError, Writer},
 };
 
@@ -39,14 +39,13 @@ impl Step {
 }
 
 /// What is written to give a function to vfio-pci. Awake before it changes hands, and awake while it is ours: a card in
-/// D3cold reads as all ones. `driver_override` comes before the unbind, so that no other driver comes in between.
+/// D3cold reads as all ones. vfio-pci allows it to sleep again when it gets it, so the first line is also the last.
+/// `driver_override` comes before the unbind, so that no other driver comes in between.
 fn steps(entry: &Entry, before: &Before) -> Vec<Step> {
     let at = |attribute: &str| pci::path(entry.bdf, attribute);
     let bdf = entry.bdf.to_string();
-    let mut steps = Vec::new();
-    if before.power_control.is_some() {
-        steps.push(Step::new(at("power/control"), "on", FAST));
-    }
+    let awake = || before.power_control.iter().map(|_| Step::new(at("power/control"), "on", FAST));
+    let mut steps: Vec<Step> = awake().collect();
     if before.d3cold_allowed.is_some() {
         steps.push(Step::new(at("d3cold_allowed"), "0", FAST));
     }
@@ -55,6 +54,7 @@ fn steps(entry: &Entry, before: &Before) -> Vec<Step> {
         steps.push(Step::new(at("driver/unbind"), bdf.clone(), SLOW));
     }
     steps.push(Step::new(PROBE.to_owned(), bdf, SLOW));
+    steps.extend(awake());
     steps
 }
 
@@ -98,7 +98,7 @@ pub(super) fn take(sysroot: &Sysroot, writer: &dyn Writer, entry: &Entry) -> Res
     if driver.as_deref() != Some(VFIO) {
         let now = driver.as_deref().unwrap_or("no driver");
         let cause = format!("{bdf} was given to vfio-pci, but has {now}");
-        let says = sysroot.read_if_present(&pci::path(bdf, "driver_override"))?.unwrap_or_default();
+        let says = driver_override(sysroot, bdf)?.unwrap_or_default();
         let fix = "look into: dmesg | tail; and end what else sets driver_override (driverctl, udev rules)";
         let failure = Failure::new(&codes::E1105, cause, fix);
         return Err(Trouble::Failed(failure.detail(format!("driver_override is '{says}' now"))));
@@ -146,7 +146,7 @@ pub(super) fn give_back(
     if ours {
         write(at("driver/unbind"), &bdf.to_string(), SLOW)?;
     }
-    let set = sysroot.read_if_present(&at("driver_override"))?.filter(|text| text == VFIO);
+    let set = driver_override(sysroot, bdf)?.filter(|text| text == VFIO);
     if set.is_some() && before.driver_override.as_deref() != Some(VFIO) {
         write(at("driver_override"), before.driver_override.as_deref().unwrap_or("\n"), FAST)?;
     }

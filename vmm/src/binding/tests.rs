@@ -34,7 +34,7 @@ fn on_vfio() -> [Option<String>; 2] {
 }
 
 #[test]
-fn taken_functions_are_given_back_as_they_were() {
+fn r24_taken_functions_are_given_back_as_they_were() {
     let host = card();
     host.file("/sys/bus/pci/devices/0000:02:00.1/driver_override", "snd_hda_intel\n");
     let before = host.state();
@@ -47,7 +47,7 @@ fn taken_functions_are_given_back_as_they_were() {
 }
 
 #[test]
-fn override_comes_before_the_unbind_and_new_id_never() {
+fn r23_override_comes_before_the_unbind_and_new_id_never() {
     let host = card();
     drop(take(&host, Kind::Run).unwrap());
     let writes = host.kernel.writes.borrow();
@@ -58,13 +58,13 @@ fn override_comes_before_the_unbind_and_new_id_never() {
 
 /// However far the first strait came before it was killed, the second puts everything back.
 #[test]
-fn killed_after_any_write_the_next_strait_restores() {
+fn r24_killed_after_any_write_the_next_strait_restores() {
     let steps = {
         let host = card();
         mem::forget(take(&host, Kind::Run).unwrap());
         host.kernel.writes.borrow().len()
     };
-    assert_eq!(steps, 10);
+    assert_eq!(steps, 12);
     for kind in [Kind::Run, Kind::Bind] {
         for budget in 0..=steps {
             let host = card();
@@ -101,7 +101,7 @@ fn recovery_that_is_killed_as_well_is_finished_by_a_third() {
 }
 
 #[test]
-fn live_owner_is_left_alone_and_its_group_is_refused() {
+fn r31_live_owner_is_left_alone_and_its_group_is_refused() {
     let host = card();
     let guard = take(&host, Kind::Run).unwrap();
     assert!(host.binder().recover().unwrap().lines.is_empty());
@@ -157,7 +157,7 @@ fn device_that_vfio_refuses_goes_back_at_once() {
 }
 
 #[test]
-fn driver_that_hangs_is_named_with_its_child_and_the_rest_restored() {
+fn r32_driver_that_hangs_is_named_with_its_child_and_the_rest_restored() {
     let host = card();
     *host.kernel.hangs.borrow_mut() = Some("snd_hda_intel".to_owned());
     host.process(STUCK_CHILD, 'D', 11);
@@ -175,6 +175,9 @@ fn driver_that_hangs_is_named_with_its_child_and_the_rest_restored() {
         [("E1115", 0)]
     );
     assert_eq!((host.journals(), host.kernel.writes.borrow().len()), (1, writes));
+    let again = host.binder().plan(&[host.find(AUDIO)], &Allowed::default()).unwrap_err();
+    assert_eq!(again.code.id, "E1112");
+    assert!(again.cause.contains(&STUCK_CHILD.to_string()), "{}", again.cause);
     // It ends at last.
     host.process(STUCK_CHILD, 'Z', 11);
     *host.kernel.hangs.borrow_mut() = None;
@@ -184,7 +187,7 @@ fn driver_that_hangs_is_named_with_its_child_and_the_rest_restored() {
 }
 
 #[test]
-fn bound_functions_outlive_their_strait_and_unbind_gives_them_back() {
+fn r35_bound_functions_outlive_their_strait_and_unbind_gives_them_back() {
     let host = card();
     let before = host.state();
     take(&host, Kind::Bind).unwrap().keep().unwrap();
@@ -250,7 +253,7 @@ fn registered_run_is_listed_and_leaves_no_trace() {
 }
 
 #[test]
-fn rule_names_address_and_ids_and_loads_the_driver() {
+fn r26_rule_names_address_and_ids_and_loads_the_driver() {
     let host = card();
     let path = persist(&host.sysroot(), &host.find(GPU)).unwrap();
     assert_eq!(path, "/etc/udev/rules.d/10-strait-0000:02:00.0.rules");

@@ -297,7 +297,6 @@ mod tests {
             revision: 0xa1,
             class: Class(0x03_0000),
             driver: Some("vfio-pci".into()),
-            driver_override: None,
             group: Some(13),
             numa_node: Some(1),
             bars: vec![

@@ -90,6 +90,16 @@ pub fn bindable(
     Ok(Bindable { take, warnings })
 }
 
+/// Nobody uses the groups of these functions (E1107): the unbind of vfio-pci waits for the last one who does, for ever.
+pub fn unused(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<(), Failure> {
+    for function in functions.iter().filter(|function| function.is_on_vfio()) {
+        let Some(group) = function.group else { continue };
+        let holders = who_has(sysroot, &format!("/dev/vfio/{group}"))?;
+        assignable::free(function.bdf, group, &holders.found)?;
+    }
+    Ok(())
+}
+
 fn not_needed(sysroot: &Sysroot, taking: &Taking, allowed: &Allowed) -> Result<(), Failure> {
     let function = &taking.function;
     let mut needs = needs(sysroot, function, &allowed.peers)?;
@@ -195,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn bindable_takes_group_members_along() {
+    fn r23_bindable_takes_group_members_along() {
         let found = ask(&card(), &Allowed::default()).unwrap();
         let what: Vec<_> =
             found.take.iter().map(|t| (t.function.bdf.to_string(), t.along)).collect();
@@ -211,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn bindable_refuses_the_console_unless_allowed() {
+    fn r33_bindable_refuses_the_console_unless_allowed() {
         let tree = card();
         tree.file(&format!("/sys/bus/pci/devices/{GPU}/boot_vga"), "1\n");
         let failure = refused(&tree);
@@ -221,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn bindable_refuses_a_group_with_a_mounted_disk() {
+    fn r29_bindable_refuses_a_group_with_a_mounted_disk() {
         let tree = card();
         tree.file(&format!("/sys/bus/pci/devices/{AUDIO}/block/sda/dev"), "8:0\n");
         tree.link("/sys/block/sda", &format!("../bus/pci/devices/{AUDIO}/block/sda"));
@@ -233,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn bindable_refuses_and_lists_who_holds_a_node() {
+    fn r32_bindable_refuses_and_lists_who_holds_a_node() {
         let tree = card();
         let uevent = format!("/sys/bus/pci/devices/{GPU}/drm/card0/uevent");
         tree.file(&uevent, "DEVNAME=dri/card0\n");
@@ -256,6 +266,18 @@ mod tests {
         let [warning] = found.warnings.as_slice() else { panic!("{:?}", found.warnings) };
         assert_eq!((warning.code.id, warning.code.exit), ("E1113", 0));
         assert_eq!(warning.details, ["pipewire (pid 900): /dev/snd/controlC1"]);
+    }
+
+    #[test]
+    fn r32_unused_names_who_keeps_vfio_from_letting_go() {
+        let tree = Tree::two_cards();
+        let gpu = pci::find(&tree.sysroot(), "0000:3b:00.0".parse().unwrap()).unwrap().unwrap();
+        assert!(unused(&tree.sysroot(), std::slice::from_ref(&gpu)).is_ok());
+        tree.link("/proc/900/fd/5", "/dev/vfio/31");
+        tree.file("/proc/900/comm", "qemu\n");
+        let failure = unused(&tree.sysroot(), &[gpu]).unwrap_err();
+        assert_eq!(failure.code.id, "E1107");
+        assert!(failure.fix.contains("900"), "{}", failure.fix);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod nodes;
 mod select;
 
 pub use assignable::assignable;
-pub use bindable::{Allowed, Bindable, Taking, bindable};
+pub use bindable::{Allowed, Bindable, Taking, bindable, unused};
 pub use machine::{host, kvm, vfio};
 pub use memory::{huge_pages, memlock, memory};
 pub use select::{Slot, expect, resolve, select, selector};

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn resolve_slot_takes_all_four_functions_of_that_card_only() {
+    fn r27_resolve_slot_takes_all_four_functions_of_that_card_only() {
         let slots = resolved(&Tree::two_cards(), &["3b:00", "d8:00.0"]).unwrap();
         assert_eq!(functions(&slots[0]), [0, 1, 2, 3]);
         assert_eq!(functions(&slots[1]), [0]);

@@ -45,7 +45,6 @@ struct Device {
     vendor_name: Option<String>,
     device_name: Option<String>,
     driver: Option<String>,
-    driver_override: Option<String>,
     group: Option<u32>,
     numa_node: Option<u32>,
     bars: Vec<Bar>,
@@ -107,6 +106,8 @@ struct Refusal {
 struct ShownDevice {
     #[serde(flatten)]
     device: Device,
+    driver_override: Option<String>,
+    driver_stuck: bool,
     siblings: Vec<String>,
     group_members: Vec<String>,
     capabilities: Vec<ShownCapability>,
@@ -138,6 +139,8 @@ pub(super) fn list(entries: &[&Entry], names: &Names) -> List {
 pub(super) fn show(shown: &[Facts], names: &Names) -> Show {
     let devices = shown.iter().map(|facts| ShownDevice {
         device: device(&facts.entry, names),
+        driver_override: facts.driver_override.clone(),
+        driver_stuck: facts.driver_stuck,
         siblings: texts(&facts.siblings),
         group_members: texts(&facts.group_members),
         capabilities: facts
@@ -176,7 +179,6 @@ fn device(entry: &Entry, names: &Names) -> Device {
         vendor_name: names.vendor(function.vendor).map(str::to_owned),
         device_name: names.device(function.vendor, function.device).map(str::to_owned),
         driver: function.driver.clone(),
-        driver_override: function.driver_override.clone(),
         group: function.group,
         numa_node: function.numa_node,
         bars: bars(function),

@@ -27,6 +27,10 @@ const LABEL: usize = 12;
 pub(super) struct Facts {
     pub(super) entry: Entry,
     pub(super) capabilities: Vec<Capability>,
+    /// The only driver that may take it, when one was set.
+    pub(super) driver_override: Option<String>,
+    /// Its driver keeps its lock: an unbind that hangs.
+    pub(super) driver_stuck: bool,
     /// What the host does with it.
     pub(super) uses: Vec<Use>,
     /// Who has its nodes open.
@@ -45,7 +49,13 @@ impl Facts {
             Some(group) => iommu::members(sysroot, group)?,
             None => Vec::new(),
         };
+        let (driver_override, driver_stuck) = match pci::driver_override(sysroot, function.bdf) {
+            Err(error) if error.is_stuck() => (None, true),
+            only => (only?, false),
+        };
         Ok(Self {
+            driver_override,
+            driver_stuck,
             capabilities: capabilities::walk(&function.config),
             uses: driver::uses(sysroot, function)?,
             holders: device_holders(sysroot, function)?,
@@ -153,7 +163,10 @@ fn place(page: &mut Page<'_>, facts: &Facts) {
 fn state(page: &mut Page<'_>, facts: &Facts) {
     let function = &facts.entry.function;
     let mut driver = function.driver.clone().unwrap_or_else(|| "none".to_owned());
-    if let Some(only) = &function.driver_override {
+    if facts.driver_stuck {
+        driver.push_str(", which does not let go of it: something waits in the kernel");
+    }
+    if let Some(only) = &facts.driver_override {
         let _ = write!(driver, ", and only {only} may take it");
     }
     page.line("driver", &driver);

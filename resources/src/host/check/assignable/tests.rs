@@ -38,7 +38,7 @@ fn whole_card_on_vfio_passes_without_a_warning() {
 }
 
 #[test]
-fn one_function_of_a_card_warns_of_the_three_left() {
+fn r28_one_function_of_a_card_warns_of_the_three_left() {
     let warnings = check(&with(&[]), &["3b:00.0"]).unwrap();
     assert_eq!(warnings.len(), 1);
     assert_eq!((warnings[0].code.id, warnings[0].code.exit), ("E1111", 0));
@@ -53,7 +53,7 @@ fn sibling_in_a_group_of_its_own_on_the_host_is_no_warning() {
 }
 
 #[test]
-fn function_on_a_host_driver_names_it_and_the_commands() {
+fn r25_function_on_a_host_driver_names_it_and_the_commands() {
     let failure =
         check(&with(&[Function { driver: Some("e1000e"), ..NIC }]), &["00:02.0"]).unwrap_err();
     assert_eq!(failure.code.id, "E1102");
@@ -99,7 +99,7 @@ fn function_the_host_lives_on_says_what_would_be_lost() {
 }
 
 #[test]
-fn group_with_foreign_members_lists_every_one_with_its_driver() {
+fn r29_group_with_foreign_members_lists_every_one_with_its_driver() {
     let audio = Function { bdf: "0000:00:02.1", driver: Some("snd_hda_intel"), ..NIC };
     let disk = Function { bdf: "0000:00:03.0", driver: Some("nvme"), ..NIC };
     let failure = check(&with(&[NIC, audio, disk]), &["00:02.0"]).unwrap_err();
@@ -112,7 +112,7 @@ fn group_with_foreign_members_lists_every_one_with_its_driver() {
 }
 
 #[test]
-fn group_with_a_mounted_disk_offers_no_commands() {
+fn r29_group_with_a_mounted_disk_offers_no_commands() {
     let disk = Function { bdf: "0000:00:03.0", driver: Some("nvme"), ..NIC };
     let tree = with(&[NIC, disk]);
     tree.file("/sys/bus/pci/devices/0000:00:03.0/nvme/nvme0/nvme0n1/dev", "259:0\n");
@@ -125,7 +125,7 @@ fn group_with_a_mounted_disk_offers_no_commands() {
 }
 
 #[test]
-fn group_with_bridge_stub_and_driverless_members_is_viable() {
+fn r30_group_with_bridge_stub_and_driverless_members_is_viable() {
     let bridge = Function {
         bdf: "0000:00:01.0",
         class: 0x06_0400,
@@ -158,7 +158,7 @@ fn function_that_does_not_answer_is_refused() {
 }
 
 #[test]
-fn group_in_use_names_the_process() {
+fn r31_group_in_use_names_the_process() {
     let tree = with(&[]);
     tree.link("/proc/4242/fd/11", "/dev/vfio/31");
     tree.file("/proc/4242/comm", "qemu-system-x86\n");
