@@ -193,7 +193,7 @@ impl Host {
             device("vga", 4, 0, "VGA,vgamem_mb=16", Backing::None),
             device("shared", 5, 0, "virtio-9p-pci,fsdev=lab,mount_tag=shared", Backing::None),
             device("bridge", 0x10, 0, "pcie-pci-bridge", Backing::None),
-            device("port", 0x11, 0, "pcie-root-port,chassis=1", Backing::None),
+            device("rport", 0x11, 0, "pcie-root-port,chassis=1", Backing::None),
             behind("edu0", "0000:01:01.0", "bus=bridge,addr=1", EDU, Backing::None),
             behind(
                 "nic",
@@ -202,7 +202,7 @@ impl Host {
                 "e1000,romfile=,mac=52:54:00:12:34:57",
                 Backing::Net,
             ),
-            behind("edu1", "0000:02:00.0", "bus=port,addr=0", EDU, Backing::None),
+            behind("edu1", "0000:02:00.0", "bus=rport,addr=0", EDU, Backing::None),
         ]
     }
 

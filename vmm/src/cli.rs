@@ -140,8 +140,8 @@ pub(crate) struct RunArgs {
     ///   expect=VVVV:DDDD        refuse another device than this
     ///   vendor-id= device-id= sub-vendor-id= sub-device-id=
     ///                           IDs for the guest instead of the device's
-    ///   managed=auto|yes|no     take it from the host's driver and give it back
-    ///                           [default: no]; auto: as root
+    ///   managed=auto|yes|no     take it from the host's driver, if the host can do
+    ///                           without it, and give it back; auto: as root
     #[arg(long, value_name = "SPEC", verbatim_doc_comment)]
     pub(crate) vfio: Vec<String>,
     /// The display that the host's console is on may be taken too.

@@ -166,11 +166,11 @@ pub(crate) struct VfioConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Managed {
     /// strait when it may, that is, as root; else the user.
+    #[default]
     Auto,
     /// strait, which also gives it back.
     Yes,
     /// The user: a device on another driver is refused.
-    #[default]
     No,
 }
 

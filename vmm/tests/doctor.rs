@@ -130,9 +130,9 @@ fn config_brings_its_devices_files_and_memory_into_the_report() {
         strait(&tree, &["doctor", "-v", "--config", &file])
     };
     let (status, text) = report(toml("/vmlinuz", "4G"));
-    assert_eq!(status, 4, "{text}");
+    assert_eq!(status, 0, "{text}");
     assert!(
-        text.contains("PASS  files: ") && text.contains("FAIL  driver: 0000:01:00.0"),
+        text.contains("PASS  files: ") && text.contains("INFO  driver: 0000:01:00.0"),
         "{text}"
     );
     assert_eq!(commands(&text), ["strait bind 01:00.0", &format!("strait run --config {file}")]);
@@ -145,11 +145,11 @@ fn config_brings_its_devices_files_and_memory_into_the_report() {
 }
 
 #[test]
-fn device_on_a_host_driver_fails_as_a_run_would() {
+fn device_on_a_host_driver_is_no_failure_as_a_run_takes_it() {
     let (status, text) = strait(&newcomer(), &["doctor", "01:00.0"]);
-    assert_eq!(status, 4);
+    assert_eq!(status, 0);
     assert_golden("doctor-device.txt", &text);
-    assert!(text.starts_with("FAIL"), "{text}");
+    assert!(text.contains("INFO  driver: 0000:01:00.0"), "{text}");
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn r2_iommu_off_by_argument_ends_with_the_hosts_status() {
 #[test]
 fn r11_fix_plan_is_a_script_for_this_system() {
     let (status, text) = strait(&newcomer(), &["doctor", "01:00.0", "--fix-plan"]);
-    assert_eq!(status, 4);
+    assert_eq!(status, 0);
     assert_golden("doctor-fix-plan.txt", &text);
     let parsed = Command::new("sh").args(["-n", "-c", &text]).status().unwrap();
     assert!(parsed.success(), "no shell script: {text}");

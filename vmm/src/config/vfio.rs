@@ -275,7 +275,7 @@ mod tests {
             guest_function: None,
             rom: RomChoice::On,
             expect: None,
-            managed: Managed::No,
+            managed: Managed::Auto,
             identity: Identity::default(),
         };
         assert_eq!(one("3b:00.0"), bare);

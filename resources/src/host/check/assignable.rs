@@ -7,6 +7,7 @@ use super::{
         driver,
         holders::Holder,
         iommu::{self, ReservedKind},
+        memory,
         pci::{self, HostFunction},
         sysroot::Sysroot,
     },
@@ -148,8 +149,10 @@ pub(in super::super) fn on_vfio(
     let commands = others.iter().flat_map(|f| driver::bind_commands(f.bdf, f.driver.as_deref()));
     let mut seen = BTreeSet::new();
     failure.details.extend(commands.filter(|line| seen.insert(line.clone())));
-    failure.fix = if uses.is_empty() {
-        "run the commands above as root, then start again"
+    failure.fix = if uses.is_empty() && memory::effective_uid(sysroot)? == Some(0) {
+        "run the commands above, then start again; or let strait do it: managed=auto"
+    } else if uses.is_empty() {
+        "run strait as root, which takes it and gives it back; or run the commands above as root"
     } else {
         "first let go of what the host uses, then run the commands above as root"
     }

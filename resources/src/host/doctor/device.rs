@@ -2,13 +2,13 @@
 
 use super::{
     super::{
-        check::assignable,
+        check::{Allowed, assignable, bindable},
         driver,
         holders::device_holders,
         iommu::{self, State},
         pci::{self, HostFunction},
     },
-    Answer, Host, Outcome,
+    Answer, Host, Level, Outcome,
 };
 
 /// 12: a live endpoint in a group.
@@ -48,11 +48,22 @@ pub(super) fn driver(host: &Host<'_>, function: &HostFunction) -> Answer {
     let driver = function.driver.as_deref().unwrap_or("nobody");
     let good = format!("{driver} has it");
     let one = std::slice::from_ref(function);
-    let mut found = vec![Outcome::of(assignable::on_vfio(host.sysroot, one), good)];
+    let found = Outcome::of(assignable::on_vfio(host.sysroot, one), good);
+    let mut found = vec![unless_taken(host, function, found)];
     if host.text("/sys/bus/pci/drivers_autoprobe")?.as_deref() == Some("0") {
         found.push(Outcome::info("the kernel binds no driver by itself: drivers_autoprobe is 0"));
     }
     Ok(found)
+}
+
+/// What a run mends by itself is no failure.
+pub(super) fn unless_taken(host: &Host<'_>, function: &HostFunction, found: Outcome) -> Outcome {
+    let takes = || bindable(host.sysroot, std::slice::from_ref(function), &Allowed::default());
+    if found.level != Level::Fail || takes().is_err() {
+        return found;
+    }
+    let fix = "none needed: strait run, as root, takes it and gives it back";
+    Outcome { level: Level::Info, fix: fix.to_owned(), code: None, ..found }
 }
 
 /// 15: an unbind waits for every process that has a node of the driver open.

@@ -8,6 +8,7 @@ use super::{
         pci::{self, HostFunction},
     },
     Answer, Host, Outcome,
+    device::unless_taken,
 };
 
 /// 18: nothing that the host uses is in it.
@@ -32,7 +33,8 @@ pub(super) fn viable(host: &Host<'_>, function: &HostFunction) -> Answer {
         // Check 14 has said that these are to be bound.
         return Ok(vec![Outcome::pass(good)]);
     }
-    Ok(vec![Outcome::of(assignable::viable(host.sysroot, group, one), good)])
+    let found = Outcome::of(assignable::viable(host.sysroot, group, one), good);
+    Ok(vec![unless_taken(host, function, found)])
 }
 
 /// 19: the firmware keeps none of its memory.

@@ -98,10 +98,15 @@ fn refusals_of_a_run_are_failures_with_the_same_code() {
         change(|tree| {
             tree.function(&Function {
                 bdf: "0000:3c:00.0",
-                driver: Some("e1000e"),
+                driver: Some("ahci"),
                 group: Some(31),
                 ..Function::default()
-            })
+            });
+            // A run takes what the host can do without.
+            let disk = "/sys/bus/pci/devices/0000:3c:00.0/block/sda";
+            tree.file(&format!("{disk}/dev"), "8:0\n");
+            tree.link("/sys/block/sda", "../bus/pci/devices/0000:3c:00.0/block/sda");
+            tree.file("/proc/self/mountinfo", "25 1 8:0 / /srv rw - ext4 /dev/sda rw\n");
         }),
     ] {
         let sysroot = tree.sysroot();
@@ -328,6 +333,9 @@ fn r25_device_on_a_host_driver_comes_with_the_commands() {
     tree.function(&Function { driver: Some("nouveau"), group: Some(7), ..Function::default() });
     let found = worst(&tree, &["00:02.0"], 14);
     assert!(found.fact.contains("nouveau"));
+    // As root, a run takes it by itself.
+    assert_eq!(found.level, Level::Info);
+    assert!(found.fix.contains("strait run"), "{}", found.fix);
     assert!(found.details.iter().any(|line| line.contains("driver_override")));
     let plan = plan(&tree, &["00:02.0"]);
     assert!(plan.contains("echo 0000:00:02.0 > /sys/bus/pci/devices/0000:00:02.0/driver/unbind"));
