@@ -292,6 +292,50 @@ fn terminal_is_raw_for_the_guest_and_restored_after_ctrl_a_x() {
     assert!(rest.contains(" icanon") && rest.contains(" echo "), "{rest}");
 }
 
+#[test]
+fn r87_running_guest_answers_inspect_whatever_other_clients_do() {
+    let Some(file) = kernel(&Guest::new().print(">").echo().power_off()) else { return };
+    let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(["run", "--memory", "32M", "--fake-battery", "--kernel"])
+        .arg(file.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("strait starts");
+    let (mut input, mut output) =
+        (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+    read_until(&mut output, b">");
+    let id = child.id().to_string();
+    let socket = std::fs::read_dir("/run/strait/vm").into_iter().flatten().find_map(|entry| {
+        let path = entry.ok()?.path();
+        path.file_name()?.to_str()?.starts_with(&format!("{id}-")).then_some(path)
+    });
+    if let Some(socket) = &socket {
+        // They connect, say something and never read.
+        let mut silent: Vec<UnixStream> =
+            (0..64).map(|_| UnixStream::connect(socket).expect("connected")).collect();
+        for client in &mut silent {
+            client.set_nonblocking(true).expect("set");
+            // It may be hung up on by now.
+            let _ = client.write_all(&[b'x'; 1000]);
+        }
+        let inspect = Command::new(env!("CARGO_BIN_EXE_strait"))
+            .args(["inspect", &id, "--json"])
+            .output()
+            .expect("strait starts");
+        let told = String::from_utf8_lossy(&inspect.stdout).into_owned();
+        assert!(told.contains("\"fake_battery\": true"), "{told}{inspect:?}");
+        assert!(told.contains("\"memory\": 33554432"), "{told}");
+    } else {
+        eprintln!("SKIPPED: /run/strait cannot be written");
+    }
+    input.write_all(b"a").expect("typed");
+    read_until(&mut output, b"a");
+    input.write_all(b"q").expect("typed");
+    assert_eq!(child.wait().expect("ended").code(), Some(0));
+    assert!(socket.is_none_or(|socket| !socket.exists()), "the socket is removed");
+}
+
 fn read_until(source: &mut impl Read, end: &[u8]) {
     let mut seen = Vec::new();
     while !seen.ends_with(end) {

@@ -79,6 +79,7 @@ codes! {
     E2106 2 "a ROM file is not usable"
     E2107 0 "a ROM file names a relative of the device"
     E2108 2 "an ACPI table is not usable"
+    E2110 2 "no such running guest"
     E8001 8 "the guest died of a triple fault"
     E8002 8 "KVM could not continue the guest"
     E8003 8 "a passed device was lost"

@@ -45,11 +45,12 @@ use crate::{
     config::{Hide, Kernel, P2p, Pages, RunConfig, Serial},
     control::{Control, install_kick_handler},
     events::{EventLoop, open_serial},
+    inspect::{guest::Subject, socket::Socket},
     irq::{KvmIrqLine, KvmMsiRouter, Routes},
     machine::{Image, Machine, acpi_tables},
     memory::GuestRam,
     p2p::PeerMappings,
-    passthrough::{Opened, Selection},
+    passthrough::{Built, Opened, Selection},
     report,
     vcpu::Vcpu,
     vm::{Host, Memslots, Vm},
@@ -213,6 +214,7 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
     let power = legacy(config, &plan, &vm, &bus, &control, &mut events)?;
 
     let root = root_complex(&plan, physical_bits, &bus, Arc::clone(&slots), &control)?;
+    let mut watched = Vec::new();
     let msi: Arc<dyn MsiRouter> = Arc::new(KvmMsiRouter(routes));
     for (index, (slot, port)) in selection.slots.iter().zip(&plan.ports).enumerate() {
         let multifunction =
@@ -230,7 +232,10 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
         let intx = |pin| -> Arc<dyn IrqLine> {
             Arc::new(KvmIrqLine::new(vm.fd(), layout::pci_gsi(port.at.device(), pin)))
         };
-        for (number, function) in devices.functions(index, slot, port, &msi, intx)? {
+        for Built { number, function, watched: signs } in
+            devices.functions(index, slot, port, &msi, intx)?
+        {
+            watched.push(signs);
             let planned = port.functions.iter().find(|planned| planned.at.function() == number);
             for bar in function.bars() {
                 let place =
@@ -241,6 +246,10 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
         }
     }
     watch(&mut events, &devices, selection)?;
+    match Socket::new(&Sysroot::host(), Subject::new(config, &plan, watched)) {
+        Ok(socket) => events.add_socket(socket),
+        Err(failure) => log::info!("strait inspect will not find this guest: {failure}"),
+    }
     let resets = devices.reset_plan();
 
     let vcpus = vcpus(config, &host, &vm, &supported)?;

@@ -1,5 +1,6 @@
 //! The command line: syntax only. What the words mean is `config`'s question.
 
+mod inspect;
 mod rom;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use clap::{
     ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum,
     error::{ContextKind, ContextValue, Error, ErrorKind},
 };
+pub(crate) use inspect::InspectArgs;
 pub(crate) use rom::{RomArgs, RomCheckArgs, RomCommand, RomDumpArgs};
 use strait_resources::{bdf::BdfSelector, codes, failure::Failure, nearest::nearest};
 
@@ -101,6 +103,8 @@ pub(crate) enum Command {
     Unbind(UnbindArgs),
     /// Show which guest has which device.
     Ps(PsArgs),
+    /// Say how the devices of a running guest are, and why one does not work.
+    Inspect(InspectArgs),
     /// Read a device's expansion ROM, or see what is in a file with one.
     Rom(RomArgs),
     /// Tell more about an error or a warning.

@@ -22,6 +22,7 @@ use crate::{
     config::Serial,
     console::EscapeParser,
     control::{Control, Request},
+    inspect::socket::Socket,
 };
 
 /// Takes the bytes that go to the guest's serial port.
@@ -76,6 +77,14 @@ impl EventLoop {
                 self.manager.add_subscriber(Box::new(subscriber));
             }
         }
+    }
+
+    /// Answers who asks about the guest.
+    pub(crate) fn add_socket(&mut self, socket: Socket) {
+        self.add(socket, |socket| {
+            socket.serve();
+            Flow::Keep
+        });
     }
 
     /// Ends the machine when `event` fires: a passed device is lost.

@@ -11,6 +11,7 @@ mod config;
 mod console;
 mod control;
 mod events;
+mod inspect;
 mod irq;
 mod machine;
 mod memory;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Ps(args) => command::ps::run(&args),
         Command::Devices(args) => command::devices::run(&args),
         Command::Doctor(args) => command::doctor::run(&args, cli.verbose),
+        Command::Inspect(args) => command::inspect::run(&args),
         Command::Rom(args) => command::rom::run(&args),
         Command::Explain(args) => command::explain::run(&args),
         Command::WriteAttribute(args) => binding::write_attribute(&args.path, &args.value),

@@ -32,6 +32,7 @@ use strait_resources::{
 };
 
 use crate::config::{Managed, VfioConfig};
+use crate::inspect::guest::{self, Watched};
 
 /// Offset of the Interrupt Pin register.
 const INTERRUPT_PIN: u64 = 0x3d;
@@ -273,8 +274,13 @@ fn cannot_attach(bdf: Bdf, error: AttachError) -> Failure {
     }
 }
 
-/// A function with its number in the guest's slot.
-pub(crate) type Numbered = (u8, Box<dyn PciFunction>);
+/// A function for its place in the guest's slot, and what is watched of it.
+pub(crate) struct Built {
+    /// Its number there.
+    pub(crate) number: u8,
+    pub(crate) function: Box<dyn PciFunction>,
+    pub(crate) watched: Watched,
+}
 
 /// Every passed function, open. In the order of the slots and their functions.
 pub(crate) struct Opened {
@@ -354,7 +360,7 @@ impl Opened {
         port: &PortPlan,
         msi: &Arc<dyn MsiRouter>,
         intx: impl Fn(u8) -> Arc<dyn IrqLine>,
-    ) -> Result<Vec<Numbered>, Failure> {
+    ) -> Result<Vec<Built>, Failure> {
         let devices = self.devices.get(index).map_or(&[][..], Vec::as_slice);
         let parts = slot.functions.iter().zip(&port.functions).zip(devices);
         parts
@@ -381,7 +387,17 @@ impl Opened {
                     on_bus_master: None,
                 })
                 .map_err(|error| cannot_attach(function.host.bdf, error))?;
-                Ok((function.number, Box::new(built) as Box<dyn PciFunction>))
+                let (own, layouts) = ((function.host.vendor, function.host.device), built.bars());
+                let watched = Watched {
+                    id: slot.id.clone(),
+                    host: function.host.bdf,
+                    guest: plan.at,
+                    rom: guest::rom(&function.rom, &layouts),
+                    shown_as: guest::shown_as(own, function.identity),
+                    layouts,
+                    life: built.life_signs(),
+                };
+                Ok(Built { number: function.number, function: Box::new(built), watched })
             })
             .collect()
     }

@@ -171,6 +171,7 @@ impl VfioFunction {
         };
         function.wake()?;
         function.settle_interrupts();
+        function.warnings.life.placed(&function.placements());
         Ok(function)
     }
 
@@ -329,6 +330,7 @@ impl PciFunction for VfioFunction {
         if changes.iter().any(|change| change.decoded) {
             self.warnings.life.decoded();
         }
+        self.warnings.life.placed(&changes);
         changes
     }
 
@@ -377,7 +379,9 @@ impl PciFunction for VfioFunction {
         self.reset_device();
         self.bars.restore();
         self.settle_interrupts();
-        self.placements()
+        let placements = self.placements();
+        self.warnings.life.placed(&placements);
+        placements
     }
 }
 

@@ -12,6 +12,8 @@ use std::{
 
 use strait_resources::bdf::Bdf;
 
+use crate::pci::function::BarPlacement;
+
 /// How a function interrupts at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InterruptMode {
@@ -38,6 +40,25 @@ pub struct LifeSigns {
     decoded: AtomicBool,
     rom_read: AtomicBool,
     lost: AtomicBool,
+    bars: [BarSign; BARS],
+}
+
+/// Six BARs and the ROM's.
+const BARS: usize = 7;
+
+#[derive(Debug, Default)]
+struct BarSign {
+    address: AtomicU64,
+    decoded: AtomicBool,
+}
+
+/// Where a BAR is at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BarReport {
+    /// What the guest has written there.
+    pub address: u64,
+    /// Does it answer there?
+    pub decoded: bool,
 }
 
 /// The counters at one moment.
@@ -61,6 +82,8 @@ pub struct LifeReport {
     pub rom_read: bool,
     /// The device did not answer after its last reset.
     pub lost: bool,
+    /// BARs 0 to 5 and the ROM's; zeros where there is none.
+    pub bars: [BarReport; BARS],
 }
 
 impl LifeSigns {
@@ -81,6 +104,10 @@ impl LifeSigns {
             decoded: self.decoded.load(Relaxed),
             rom_read: self.rom_read.load(Relaxed),
             lost: self.lost.load(Relaxed),
+            bars: std::array::from_fn(|index| BarReport {
+                address: self.bars[index].address.load(Relaxed),
+                decoded: self.bars[index].decoded.load(Relaxed),
+            }),
         }
     }
 
@@ -110,6 +137,15 @@ impl LifeSigns {
 
     pub(crate) fn decoded(&self) {
         self.decoded.store(true, Relaxed);
+    }
+
+    pub(crate) fn placed(&self, placements: &[BarPlacement]) {
+        for placement in placements {
+            if let Some(bar) = self.bars.get(usize::from(placement.bar.get())) {
+                bar.address.store(placement.address, Relaxed);
+                bar.decoded.store(placement.decoded, Relaxed);
+            }
+        }
     }
 
     pub(crate) fn rom_read(&self) {

@@ -8,8 +8,10 @@ pub mod driver;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 pub mod holders;
+pub mod interrupts;
 pub mod inventory;
 pub mod iommu;
+pub mod kernel_log;
 pub mod kernels;
 pub mod memory;
 pub mod needs;

@@ -3,12 +3,12 @@
 use crate::{
     files,
     hosts::{HostKind, option_rom},
-    scenario::{Scenario, Vm},
+    scenario::{Ending, Scenario, Vm},
 };
 
 /// The scenarios.
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    vec![rom_dump(), other_ids(), acpi_extra()]
+    vec![rom_dump(), other_ids(), acpi_extra(), inspect()]
 }
 
 /// The stock kernel has drivers for batteries and adapters, as modules.
@@ -102,5 +102,67 @@ fn rom_dump() -> Scenario {
         let absent = outcome.vm("absent")?;
         let good = absent.status == Some(4) && absent.errors.contains("error[E1116]");
         if good { Ok(()) } else { Err(format!("no ROM: {}", absent.errors)) }
+    })
+}
+
+/// Asked while the disk works: what strait says from outside must be what goes on inside.
+fn inspect() -> Scenario {
+    Scenario::new(
+        "inspect",
+        HostKind::Main,
+        "strait inspect: a working disk is healthy and its interrupts are counted; one without a driver is found out",
+    )
+    .strait_only()
+    .limit(300)
+    .vm(Vm::new("a", "nvme-verify,0,{nonce}/inspect;irqs;mark,ready;sleep,20")
+        .device_with("nvme0", "id=disk")
+        .modules(&["nvme"]))
+    .vm(Vm::new("b", "mark,ready;sleep,20").device("nvme1").ends(Ending::Whatever))
+    .script(
+        "bind {all}\n\
+         vm_a &\n\
+         wait_mark a ready 200 || exit 1\n\
+         run_vm working strait inspect --json\n\
+         run_vm page strait inspect disk\n\
+         wait\n\
+         run_vm nobody strait inspect\n\
+         vm_b &\n\
+         wait_mark b ready 200 || exit 1\n\
+         run_vm idle strait inspect $nvme1 --json\n\
+         kill -9 $(cat $J/b.pid)\n\
+         wait\n\
+         ls /run/strait/vm >$J/left\n\
+         run_vm nobody strait inspect\n",
+    )
+    .check(|outcome| {
+        let answer = |name: &str| -> Result<serde_json::Value, String> {
+            let run = outcome.vm(name)?;
+            serde_json::from_str(&run.serial).map_err(|_| format!("{name}: {}", run.errors))
+        };
+        let working = answer("working")?;
+        let disk = &working["devices"][0];
+        let counted = disk["interrupts"]["delivered"].as_u64().unwrap_or_default();
+        let good = disk["verdict"]["healthy"] == true
+            && disk["guest"] == "0000:01:00.0"
+            && disk["interrupts"]["mode"] == "msix"
+            && disk["bars"][0]["decoded"] == true
+            && counted > 10;
+        if !good {
+            return Err(format!("the working disk: {disk}"));
+        }
+        let page = &outcome.vm("page")?.serial;
+        if !page.contains("healthy: MSI-X with ") {
+            return Err(format!("the page says {page}"));
+        }
+        let idle = answer("idle")?;
+        let text = idle["devices"][0]["verdict"]["text"].as_str().unwrap_or_default();
+        if text != "bus mastering never enabled: no driver loaded" {
+            return Err(format!("the disk without a driver: {text}"));
+        }
+        let nobody = outcome.vm("nobody")?;
+        if nobody.status != Some(2) || !nobody.errors.contains("error[E2110]") {
+            return Err(format!("with no guest: {}", nobody.errors));
+        }
+        Ok(())
     })
 }

@@ -238,15 +238,15 @@ fn unwritable(error: io::Error) -> Failure {
 }
 
 /// A BDF as its text.
-mod text {
+pub(crate) mod text {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
     use strait_resources::bdf::Bdf;
 
-    pub(super) fn serialize<S: Serializer>(bdf: &Bdf, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bdf: &Bdf, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(bdf)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bdf, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bdf, D::Error> {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }

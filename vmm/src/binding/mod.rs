@@ -41,7 +41,7 @@ use strait_resources::{
 
 pub(crate) use for_run::{Owned, owned, registered};
 pub(crate) use guard::Guard;
-pub(crate) use journal::{Entry, Journal, Kind};
+pub(crate) use journal::{Entry, Journal, Kind, text as bdf_text};
 pub(crate) use owner::Process;
 pub(crate) use rule::{persist, rule_file};
 pub(crate) use switch::commands;

@@ -4,6 +4,7 @@ pub(crate) mod bind;
 pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod inspect;
 pub(crate) mod ps;
 pub(crate) mod rom;
 pub(crate) mod run;

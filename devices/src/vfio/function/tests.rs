@@ -7,7 +7,11 @@ use strait_resources::bar::BarKind;
 use super::*;
 use crate::{
     pci::regs::{af, extended_header, msix, pcie, pm},
-    vfio::{bars::presented_bars, fake::FakeDevice, life::InterruptMode},
+    vfio::{
+        bars::presented_bars,
+        fake::FakeDevice,
+        life::{BarReport, InterruptMode},
+    },
 };
 
 const MSI: u16 = 0x50;
@@ -180,7 +184,9 @@ fn decoding_places_every_bar_at_its_planned_address() {
     assert_eq!(bench.command(regs::COMMAND_MEMORY | regs::COMMAND_IO), [(4, 0x1000, true)]);
     assert_eq!(bench.write(regs::ROM_BAR, 1, 1), [(6, 0xc600_0000, true)]);
     assert_eq!(bench.command(0).len(), 5);
-    assert!(bench.function.life_signs().report().decoded);
+    let life = bench.function.life_signs().report();
+    assert!(life.decoded);
+    assert_eq!(life.bars[3], BarReport { address: 0xc300_0000, decoded: false });
 }
 
 #[test]

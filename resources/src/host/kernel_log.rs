@@ -1,0 +1,70 @@
+//! What the host's kernel wrote about a function.
+
+use super::sysroot::{SysError, Sysroot};
+use crate::bdf::Bdf;
+
+/// Its records, one by one and from the start of what is kept (Documentation/ABI/testing/dev-kmsg).
+const LOG: &str = "/dev/kmsg";
+
+/// The messages of a kernel log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelLog {
+    messages: Vec<String>,
+}
+
+impl KernelLog {
+    /// `None` when there is no log, or it is for root only.
+    pub fn read(sysroot: &Sysroot) -> Option<Self> {
+        let read: Result<String, SysError> = sysroot.read_available(LOG);
+        Some(Self::parse(&read.ok().filter(|_| sysroot.exists(LOG))?))
+    }
+
+    /// "6,1234,5678,-;message"; lines that go on begin with a space.
+    pub fn parse(text: &str) -> Self {
+        let messages = text.lines().filter(|line| !line.starts_with(' '));
+        let messages = messages.filter_map(|line| line.split_once(';'));
+        Self { messages: messages.map(|(_, message)| message.to_owned()).collect() }
+    }
+
+    /// The messages that name a function, oldest first.
+    pub fn about(&self, bdf: Bdf) -> impl Iterator<Item = &str> {
+        // VT-d's faults have it without segment: "Request device [3b:00.0] fault addr".
+        let long = bdf.to_string();
+        let short = long.split_once(':').map(|(_, short)| format!("[{short}]")).unwrap_or_default();
+        let names = move |message: &&str| {
+            message.contains(&long) || bdf.segment() == 0 && message.contains(&short)
+        };
+        self.messages.iter().map(String::as_str).filter(names)
+    }
+
+    /// The refusals of the IOMMU among them.
+    pub fn iommu_faults(&self, bdf: Bdf) -> impl Iterator<Item = &str> {
+        const FAULTS: &[&str] = &["DMAR: [", "IO_PAGE_FAULT", "INVALID_DEVICE_REQUEST"];
+        self.about(bdf).filter(|message| FAULTS.iter().any(|fault| message.contains(fault)))
+    }
+
+    /// Every message.
+    pub fn messages(&self) -> &[String] {
+        &self.messages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+6,1,1,-;pci 0000:3b:00.0: [10de:1e07] type 00 class 0x030000\n SUBSYSTEM=pci\n DEVICE=+pci:0000:3b:00.0\n\
+4,2,2,-;DMAR: [DMA Write NO_PASID] Request device [3b:00.0] fault addr 0xdead0000 [fault reason 0x05]\n\
+4,3,3,-;vfio-pci 0000:3b:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0010 address=0xdead]\n\
+4,4,4,-;DMAR: [DMA Read NO_PASID] Request device [d8:00.0] fault addr 0x0\n";
+
+    #[test]
+    fn faults_of_both_makers_are_found_for_the_function_alone() {
+        let log = KernelLog::parse(TEXT);
+        assert_eq!(log.about("3b:00.0".parse().unwrap()).count(), 3);
+        assert_eq!(log.iommu_faults("3b:00.0".parse().unwrap()).count(), 2);
+        assert_eq!(log.iommu_faults("d8:00.0".parse().unwrap()).count(), 1);
+        assert_eq!(log.iommu_faults("0001:d8:00.0".parse().unwrap()).count(), 0);
+    }
+}
