@@ -1,6 +1,8 @@
 //! The command line: syntax only. What the words mean is `config`'s question.
 
+mod generate;
 mod inspect;
+mod report;
 mod rom;
 
 use std::path::PathBuf;
@@ -9,7 +11,9 @@ use clap::{
     ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum,
     error::{ContextKind, ContextValue, Error, ErrorKind},
 };
+pub(crate) use generate::{CompletionsArgs, ManArgs, Shell};
 pub(crate) use inspect::InspectArgs;
+pub(crate) use report::ReportArgs;
 pub(crate) use rom::{RomArgs, RomCheckArgs, RomCommand, RomDumpArgs};
 use strait_resources::{bdf::BdfSelector, codes, failure::Failure, nearest::nearest};
 
@@ -105,10 +109,16 @@ pub(crate) enum Command {
     Ps(PsArgs),
     /// Say how the devices of a running guest are, and why one does not work.
     Inspect(InspectArgs),
+    /// Pack what a bug report needs, without what tells whose host it is.
+    Report(ReportArgs),
     /// Read a device's expansion ROM, or see what is in a file with one.
     Rom(RomArgs),
     /// Tell more about an error or a warning.
     Explain(ExplainArgs),
+    /// Print a script that completes strait's words in a shell.
+    Completions(CompletionsArgs),
+    /// Print or write manual pages.
+    Man(ManArgs),
     /// One write to a file of the kernel's, for a strait that must not hang in it.
     #[command(hide = true)]
     WriteAttribute(WriteAttributeArgs),

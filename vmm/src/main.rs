@@ -5,6 +5,7 @@
 
 mod binding;
 mod builder;
+mod bundle;
 mod cli;
 mod command;
 mod config;
@@ -47,6 +48,9 @@ fn main() -> ExitCode {
         Command::Devices(args) => command::devices::run(&args),
         Command::Doctor(args) => command::doctor::run(&args, cli.verbose),
         Command::Inspect(args) => command::inspect::run(&args),
+        Command::Report(args) => command::report::run(&args),
+        Command::Completions(args) => command::generate::completions(&args),
+        Command::Man(args) => command::generate::man(&args),
         Command::Rom(args) => command::rom::run(&args),
         Command::Explain(args) => command::explain::run(&args),
         Command::WriteAttribute(args) => binding::write_attribute(&args.path, &args.value),

@@ -124,6 +124,7 @@ fn inspect() -> Scenario {
          wait_mark a ready 200 || exit 1\n\
          run_vm working strait inspect --json\n\
          run_vm page strait inspect disk\n\
+         run_vm report strait report --output $J/report.tar.gz\n\
          wait\n\
          run_vm nobody strait inspect\n\
          vm_b &\n\
@@ -153,6 +154,10 @@ fn inspect() -> Scenario {
         let page = &outcome.vm("page")?.serial;
         if !page.contains("healthy: MSI-X with ") {
             return Err(format!("the page says {page}"));
+        }
+        let report = outcome.vm("report")?;
+        if report.status != Some(0) || !report.serial.contains(".toml") {
+            return Err(format!("the report: {} {}", report.serial, report.errors));
         }
         let idle = answer("idle")?;
         let text = idle["devices"][0]["verdict"]["text"].as_str().unwrap_or_default();

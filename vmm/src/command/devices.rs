@@ -5,6 +5,7 @@ mod show;
 mod table;
 mod tree;
 
+use serde_json::Value;
 use strait_resources::{
     bdf::Bdf,
     codes,
@@ -18,6 +19,7 @@ use strait_resources::{
     names::Names,
 };
 
+use super::report::to_value;
 use crate::{
     cli::{DeviceClass, DevicesArgs, DevicesCommand, ShowArgs},
     report,
@@ -57,6 +59,12 @@ fn list(args: &DevicesArgs) -> Result<(), Failure> {
     } else {
         table::render(&chosen, &names, columns)
     })
+}
+
+/// All of them for an archive: what `strait devices --json` answers.
+pub(super) fn answer(sysroot: &Sysroot) -> Result<Value, Failure> {
+    let entries = inventory::inventory(sysroot)?;
+    to_value(&json::list(&entries.iter().collect::<Vec<_>>(), &Names::load(sysroot)))
 }
 
 fn show(args: &ShowArgs) -> Result<(), Failure> {

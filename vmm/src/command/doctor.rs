@@ -7,6 +7,7 @@ mod next;
 use std::{fmt::Write as _, path::Path};
 
 use anstyle::Style;
+use serde_json::Value;
 use strait_resources::{
     bdf::Bdf,
     codes,
@@ -20,6 +21,8 @@ use strait_resources::{
 };
 
 use machine::Machine;
+
+use super::report::to_value;
 
 use crate::{
     cli::DoctorArgs,
@@ -66,6 +69,14 @@ pub(crate) fn run(args: &DoctorArgs, verbose: u8) -> Result<u8, Failure> {
         report::out(&text)?;
     }
     Ok(status)
+}
+
+/// For an archive: what `strait doctor --json` answers for these devices.
+pub(super) fn answer(sysroot: &Sysroot, chosen: &[HostFunction]) -> Result<Value, Failure> {
+    let findings = doctor::examine(sysroot, chosen)?;
+    let status = doctor::exit_status(&findings);
+    let next = next::next(sysroot, chosen, &findings, None)?;
+    to_value(&json::answer(&findings, &next, None, status))
 }
 
 /// What only an open /dev/kvm tells; a directory has none.

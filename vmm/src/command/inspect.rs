@@ -4,10 +4,12 @@ mod json;
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
 use strait_resources::{
     bdf::BdfSelector, codes, failure::Failure, host::sysroot::Sysroot, names::Names, size::Size,
 };
 
+use super::report::to_value;
 use crate::{
     cli::InspectArgs,
     inspect::{
@@ -35,6 +37,14 @@ pub(crate) fn run(args: &InspectArgs) -> Result<u8, Failure> {
         report::out(&render(&facts, &verdicts, &Names::load(&sysroot), report::columns()))?;
     }
     Ok(0)
+}
+
+/// For an archive: what `strait inspect --json` answers.
+pub(super) fn answer(sysroot: &Sysroot, guest: Guest) -> Result<Value, Failure> {
+    let facts = Facts::collect(sysroot, guest)?;
+    let verdicts: Vec<Verdict> =
+        facts.devices.iter().map(|device| verdict(&facts.guest, device)).collect();
+    to_value(&json::answer(&facts, &verdicts))
 }
 
 /// The guest that is meant: by process ID, or by one of its devices; without a word, the only one.
