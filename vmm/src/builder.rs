@@ -85,7 +85,11 @@ pub(crate) fn run(config: &RunConfig) -> Result<u8, Failure> {
 
 /// The plan from what sysfs says, the container not opened: what cannot fit is refused here. What runs is planned again
 /// from what VFIO says, which knows more of the IOMMU.
-fn dry_plan(sysroot: &Sysroot, config: &RunConfig, selection: &Selection) -> Result<Plan, Failure> {
+pub(crate) fn dry_plan(
+    sysroot: &Sysroot,
+    config: &RunConfig,
+    selection: &Selection,
+) -> Result<Plan, Failure> {
     let requests =
         selection.slots.iter().map(|slot| slot.request(|function| Ok(function.bars_from_host())));
     let ports = requests.collect::<Result<_, Failure>>()?;

@@ -69,6 +69,16 @@ impl Host {
         Ok(Self { kvm })
     }
 
+    /// What it can, for a person.
+    pub(crate) fn summary(&self) -> String {
+        format!(
+            "API {KVM_API_VERSION} with all {} capabilities that strait needs; {} memory slots and {} vCPUs a guest",
+            NEEDED.len(),
+            self.kvm.get_nr_memslots(),
+            self.kvm.get_max_vcpus()
+        )
+    }
+
     /// What CPUID KVM can give to a guest.
     pub(crate) fn supported_cpuid(&self) -> Result<CpuId, Failure> {
         self.kvm

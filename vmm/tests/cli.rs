@@ -16,7 +16,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn refusal_goes_to_standard_error_with_the_codes_status() {
+fn r88_refusal_goes_to_standard_error_with_the_codes_status() {
     let dir = tempfile::tempdir().unwrap();
     let kernel = dir.path().join("vmlinuz");
     fs::write(&kernel, "no kernel").unwrap();

@@ -206,7 +206,7 @@ fn bus_tree_shows_what_is_behind_a_port() {
 }
 
 #[test]
-fn json_fields_are_those_of_the_document() {
+fn r90_json_fields_are_those_of_the_document() {
     let tree = server();
     tree.link("/proc/4242/fd/11", "/dev/vfio/31");
     tree.file("/proc/4242/comm", "qemu\n");

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use golden::{assert_golden, assert_schema};
 use serde_json::Value;
-use strait_resources::host::fixture::{Function, Tree};
+use strait_resources::host::fixture::{Function, HOSTS, Tree};
 
 /// A newcomer's host: the IOMMU works, nothing is bound.
 fn newcomer() -> Tree {
@@ -53,7 +53,7 @@ fn strait(tree: &Tree, words: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn host_with_nothing_bound_is_told_the_commands_to_a_running_guest() {
+fn r89_host_with_nothing_bound_is_told_the_commands_to_a_running_guest() {
     let (status, text) = strait(&newcomer(), &["doctor"]);
     assert_eq!(status, 0);
     assert_golden("doctor-newcomer.txt", &text);
@@ -114,6 +114,21 @@ fn next_without_any_device_says_so() {
     tree.remove("/sys/bus/pci/devices/0000:00:02.0");
     let (_, text) = strait(&tree, &["doctor"]);
     assert!(text.contains("no device that a guest could have"), "{text}");
+}
+
+#[test]
+fn devices_that_do_not_fit_fail_as_a_run_would() {
+    let (_, make, _) = HOSTS.iter().find(|(name, ..)| *name == "eight-gpus").unwrap();
+    let tree = make();
+    let gpus = ["17:00.0", "3d:00.0", "60:00.0", "70:00.0", "98:00.0", "bb:00.0"];
+    let words: Vec<&str> = ["doctor", "-v"].into_iter().chain(gpus).collect();
+    let (_, text) = strait(&tree, &words);
+    assert!(text.contains("PASS  address space: every BAR has a place in the guest"), "{text}");
+    // Six cards of 128 GiB each want more than 39 bits have.
+    let cpu = tree.sysroot().read("/proc/cpuinfo").unwrap();
+    tree.file("/proc/cpuinfo", cpu.replace("46 bits", "39 bits"));
+    let (_, text) = strait(&tree, &words);
+    assert!(text.contains("FAIL  address space: ") && text.contains("(E1201)"), "{text}");
 }
 
 #[test]

@@ -40,6 +40,7 @@ mkdir -p /boot
 cp $BZIMAGE /boot/vmlinuz-$(uname -r)
 cp $INITRAMFS_a /boot/initrd.img-$(uname -r)
 strait doctor >$J/doctor.out || { echo "FAIL: strait doctor ends with $?"; exit 1; }
+strait doctor -v | grep -q 'PASS  KVM: API 12 with all' || echo "FAIL: no word of KVM's capabilities"
 # The commands are the lines that stand in by four spaces or more.
 awk '/^Next/ { on = 1 } on && /^    /' $J/doctor.out >$J/commands
 sed '/strait run/,$d' $J/commands >$J/before.sh

@@ -51,6 +51,11 @@ pub(crate) fn run(args: &DoctorArgs, verbose: u8) -> Result<u8, Failure> {
     if args.output.sysroot == Path::new("/") {
         kvm_capabilities(&mut findings);
     }
+    let fits = match &machine {
+        Some(machine) => machine.fits(&sysroot),
+        None => machine::fits(&sysroot, &chosen),
+    };
+    add(&mut findings, fits.into_iter().collect());
     let plan = match args.fix_plan {
         true => Some(doctor::fix_plan(&sysroot, &chosen)?),
         false => None,
@@ -81,16 +86,33 @@ pub(super) fn answer(sysroot: &Sysroot, chosen: &[HostFunction]) -> Result<Value
 
 /// What only an open /dev/kvm tells; a directory has none.
 fn kvm_capabilities(findings: &mut Vec<Finding>) {
-    let Err(failure) = vm::Host::open() else { return };
-    // That it does not open at all, the check before has said.
-    if failure.code != &codes::E1005 {
-        return;
-    }
-    findings.insert(0, refused(2, "KVM", "/dev/kvm", failure));
+    let found = match vm::Host::open() {
+        Ok(host) => passed(KVM, "/dev/kvm", host.summary()),
+        Err(failure) if failure.code == &codes::E1005 => refused(KVM, "/dev/kvm", failure),
+        // That it does not open at all, the check before has said.
+        Err(_) => return,
+    };
+    add(findings, vec![found]);
+}
+
+const KVM: (u8, &str) = (2, "KVM");
+
+/// First among those as bad.
+fn add(findings: &mut Vec<Finding>, mut found: Vec<Finding>) {
+    found.append(findings);
+    found.sort_by_key(|finding| finding.level);
+    *findings = found;
+}
+
+/// As it should be, as only this crate can tell.
+fn passed((check, name): (u8, &'static str), source: &'static str, fact: String) -> Finding {
+    let (fix, details) = (String::new(), Vec::new());
+    let (level, device, code) = (Level::Pass, None, None);
+    Finding { check, name, source, level, device, fact, fix, details, code }
 }
 
 /// A refusal that only this crate can make.
-fn refused(check: u8, name: &'static str, source: &'static str, failure: Failure) -> Finding {
+fn refused((check, name): (u8, &'static str), source: &'static str, failure: Failure) -> Finding {
     let Failure { code, cause: fact, fix, details, .. } = failure;
     let (level, device) = (Level::Fail, None);
     Finding { check, name, source, level, device, fact, fix, details, code: Some(code) }

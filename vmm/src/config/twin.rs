@@ -59,6 +59,11 @@ pub(crate) fn merged(path: &Path, line: &[OsString]) -> Result<(RunArgs, ArgMatc
     Ok((typed(&matches)?, matches))
 }
 
+/// What words alone ask for.
+pub(crate) fn read_line(line: &[OsString]) -> Result<RunArgs, Failure> {
+    typed(&parsed(line)?)
+}
+
 /// The words of `strait run`, taken apart.
 pub(crate) fn parsed(line: &[OsString]) -> Result<ArgMatches, Failure> {
     let mut matches = Cli::command().try_get_matches_from(line).map_err(|error| misuse(&error))?;

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn resolve_unknown_address_suggests_the_nearest_with_its_name() {
+    fn r20_resolve_unknown_address_suggests_the_nearest_with_its_name() {
         let failure = resolved(&Tree::two_cards(), &["3c:00.0"]).unwrap_err();
         assert_eq!(failure.code.id, "E1101");
         assert!(failure.cause.contains("0000:3c:00.0"), "{}", failure.cause);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn expect_says_both_ids_and_where_the_expected_cards_are() {
+    fn r21_expect_says_both_ids_and_where_the_expected_cards_are() {
         let tree = Tree::two_cards();
         let slot = resolved(&tree, &["03:00.0"]).unwrap().remove(0);
         expect(&tree.sysroot(), &slot.functions[0], 0x1a03, 0x2000).unwrap();

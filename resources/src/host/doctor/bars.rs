@@ -1,7 +1,9 @@
 //! Address space.
 
 use super::{
-    super::{capabilities, check::assignable, cpu, inventory, pci::HostFunction},
+    super::{
+        capabilities, check::assignable, cpu, inventory, pci::HostFunction, sysroot::SysError,
+    },
     Answer, Host, Outcome,
 };
 use crate::{codes, size::Size};
@@ -30,10 +32,11 @@ pub(super) fn need(host: &Host<'_>) -> Answer {
         high = high.saturating_add(totals.memory64);
     }
     let bits = cpu::physical_bits(host.sysroot);
+    let much = |bytes| if bytes == 0 { "nothing".to_owned() } else { Size(bytes).to_string() };
     Ok(vec![Outcome::info(format!(
-        "together they need {} below 4 GiB and {} anywhere within {bits} bits; run --dry-run shows where",
-        Size(low),
-        Size(high)
+        "BARs need {} below 4 GiB and {} anywhere within {bits} bits; run --dry-run shows where",
+        much(low),
+        much(high)
     ))])
 }
 
@@ -58,11 +61,29 @@ pub(super) fn framebuffer(host: &Host<'_>, function: &HostFunction) -> Answer {
             inside = Some(depth);
         } else if inside.is_some() && FRAMEBUFFERS.iter().any(|known| name.contains(known)) {
             let fact = format!("the host's framebuffer {name} lies in its BAR ({range})");
-            let fix = "let go of it: echo 0 > /sys/class/vtconsole/vtcon1/bind, or boot with initcall_blacklist=sysfb_init";
+            let fix = match console(host)? {
+                Some(console) => format!(
+                    "let go of it: echo 0 > /sys/class/vtconsole/{console}/bind, or boot with initcall_blacklist=sysfb_init"
+                ),
+                None => "boot with initcall_blacklist=sysfb_init".to_owned(),
+            };
             return Ok(vec![Outcome::warn(fact, fix).code(&codes::E1203)]);
         }
     }
     Ok(vec![Outcome::pass("no framebuffer of the host lies in its BARs")])
+}
+
+/// The text console that draws into a framebuffer: `vtcon1`, whose name is "(M) frame buffer device".
+fn console(host: &Host<'_>) -> Result<Option<String>, SysError> {
+    const CONSOLES: &str = "/sys/class/vtconsole";
+    for console in host.sysroot.list_if_present(CONSOLES)? {
+        let name = host.text(&format!("{CONSOLES}/{console}/name"))?.unwrap_or_default();
+        let bound = host.text(&format!("{CONSOLES}/{console}/bind"))?;
+        if name.contains("frame buffer") && bound.as_deref() == Some("1") {
+            return Ok(Some(console));
+        }
+    }
+    Ok(None)
 }
 
 /// 26: sizes that can be chosen on the host, before the guest starts.

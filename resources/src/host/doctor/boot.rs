@@ -242,7 +242,7 @@ pub(super) fn loader(host: &Host<'_>) -> Answer {
 /// 41: who takes the device at boot, and does the initramfs know.
 pub(super) fn claim(host: &Host<'_>, function: &HostFunction) -> Answer {
     let Some(file) = claimed_in(host.sysroot, function)? else {
-        let fact = "no file under /etc gives it to vfio-pci at boot";
+        let fact = "no rule gives it to vfio-pci at boot";
         let mut outcome = Outcome::info(fact);
         outcome.fix = "strait doctor --fix-plan prints the files for that".to_owned();
         return Ok(vec![outcome]);
@@ -252,9 +252,10 @@ pub(super) fn claim(host: &Host<'_>, function: &HostFunction) -> Answer {
         found.push(Outcome::pass(format!("{file} gives it to vfio-pci at boot")));
     } else {
         let driver = function.driver.as_deref().unwrap_or("nobody");
+        let tool = rebuild(initramfs_of(host.sysroot));
         found.push(Outcome::warn(
             format!("{file} gives it to vfio-pci at boot, and yet {driver} has it"),
-            "the driver was first: it is in the initramfs and the file is not; rebuild the initramfs",
+            format!("{driver} came first, mostly from the initramfs: {tool}, then reboot"),
         ));
     }
     if let Some(image) = kernels::installed(host.sysroot)?.initramfs {
@@ -280,9 +281,19 @@ pub(super) const fn rebuild(tool: Initramfs) -> &'static str {
     }
 }
 
+/// Where modprobe and udev look, the administrator's first.
+const CLAIMS: [&str; 6] = [
+    "/etc/modprobe.d",
+    "/etc/udev/rules.d",
+    "/run/modprobe.d",
+    "/run/udev/rules.d",
+    "/usr/lib/modprobe.d",
+    "/usr/lib/udev/rules.d",
+];
+
 fn claimed_in(sysroot: &Sysroot, function: &HostFunction) -> Result<Option<String>, SysError> {
     let (id, bdf) = (function.id(), function.bdf.to_string());
-    for directory in ["/etc/modprobe.d", "/etc/udev/rules.d"] {
+    for directory in CLAIMS {
         for name in sysroot.list_if_present(directory)? {
             let file = format!("{directory}/{name}");
             let text = sysroot.read_if_present(&file)?.unwrap_or_default();

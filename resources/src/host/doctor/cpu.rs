@@ -11,13 +11,32 @@ pub(super) fn system(host: &Host<'_>) -> Answer {
         return Ok(vec![Outcome::of(check::kvm(host.sysroot), "x86-64")]);
     };
     let kernel = host.text("/proc/sys/kernel/osrelease")?;
+    let release = kernel.clone().unwrap_or_default();
     let model = cpu.model.clone().unwrap_or_else(|| "unknown CPU".to_owned());
     let kernel = kernel.map_or_else(|| "x86-64".to_owned(), |kernel| format!("Linux {kernel}"));
     let mut found = vec![Outcome::pass(format!("{kernel} on {} x {model}", cpu.online))];
+    let trouble = KERNELS.iter().find(|(version, _)| is_version(&release, version));
+    if let Some((version, what)) = trouble {
+        let fact = format!("Linux {version} is known for trouble: {what}");
+        found.push(Outcome::warn(fact, "boot another kernel, best the newest of its series"));
+    }
     if cpu.is_guest() {
         found.push(Outcome::info("this host is itself a guest: nested virtualization"));
     }
     Ok(found)
+}
+
+/// Kernels with which passed devices went wrong for others, from public reports.
+const KERNELS: &[(&str, &str)] = &[
+    ("6.14.2", "hosts froze when a guest with an NVIDIA Blackwell card ended"),
+    ("6.15.0", "AMD cards did not come back from a guest's reset"),
+];
+
+/// Is a release, `6.14.2-arch1-1`, of this version? A `.0` is not written.
+fn is_version(release: &str, version: &str) -> bool {
+    let number =
+        release.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default();
+    number.trim_end_matches('.') == version || version.strip_suffix(".0") == Some(number)
 }
 
 /// 2: the firmware lets the CPU virtualize, and /dev/kvm opens.

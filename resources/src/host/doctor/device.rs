@@ -21,7 +21,14 @@ pub(super) fn identity(host: &Host<'_>, function: &HostFunction) -> Answer {
     {
         return Ok(vec![Outcome::pass(name)]);
     }
-    Ok(vec![Outcome::of(assignable::kind(host.sysroot, function), name)])
+    let is_geforce = function.class.is_display() && name.contains("GeForce");
+    let mut found = vec![Outcome::of(assignable::kind(host.sysroot, function), name)];
+    if is_geforce {
+        found.push(Outcome::info(
+            "NVIDIA's driver for GeForce works in guests from 465 on; an older one ends with Code 43",
+        ));
+    }
+    Ok(found)
 }
 
 /// 13: functions of the same card that stay behind.

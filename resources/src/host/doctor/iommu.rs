@@ -8,7 +8,7 @@ use super::{
         cpu,
         iommu::{self, GROUPS, State, WhyOff},
     },
-    Answer, Host, Outcome, boot,
+    Answer, Host, Outcome, boot, log,
 };
 
 /// 4: there are groups.
@@ -81,7 +81,11 @@ pub(super) fn remapping(host: &Host<'_>) -> Answer {
     }
     let good = match iommu::has_interrupt_remapping(host.sysroot)? {
         Some(true) => Outcome::pass("every IOMMU remaps interrupts"),
-        None => Outcome::skip("sysfs does not tell on this platform; VFIO will", ""),
+        // AMD's shows it in the log only.
+        None => match amd_remapping(host) {
+            true => Outcome::pass("the kernel says that the IOMMU remaps interrupts"),
+            false => Outcome::skip("sysfs does not tell on this platform; VFIO will", ""),
+        },
         Some(false) => match machine::interrupt_remapping(host.sysroot) {
             Err(failure) => Outcome::refusal(failure),
             Ok(()) => Outcome::warn(
@@ -91,6 +95,12 @@ pub(super) fn remapping(host: &Host<'_>) -> Answer {
         },
     };
     Ok(vec![good])
+}
+
+/// The log may have lost its beginning, or not be ours to read: then nothing is known.
+fn amd_remapping(host: &Host<'_>) -> bool {
+    let text = host.sysroot.read_available("/dev/kmsg").unwrap_or_default();
+    log::messages(&text).any(|line| line.contains("AMD-Vi: Interrupt remapping enabled"))
 }
 
 /// 8: what devices can address.

@@ -30,10 +30,31 @@ pub(super) fn reset(host: &Host<'_>, function: &HostFunction) -> Answer {
     if host.sysroot.exists(&pci::path(function.bdf, "reset")) {
         return Ok(vec![Outcome::pass("the kernel can reset it; this kernel does not tell how")]);
     }
-    Ok(vec![Outcome::warn(
-        "the kernel knows no reset for it alone: after one guest it may not work in the next",
-        "pass every function of its bus, so that the whole bus can be reset",
-    )])
+    let bdf = function.bdf;
+    let has_port = !pci::upstream(host.sysroot, bdf)?.is_empty();
+    let on_bus = |other: &&HostFunction| {
+        (other.bdf.segment(), other.bdf.bus()) == (bdf.segment(), bdf.bus())
+    };
+    let left: Vec<String> = host
+        .all
+        .iter()
+        .filter(on_bus)
+        .filter(|other| other.bdf != bdf && !host.is_chosen(other.bdf))
+        .map(|other| other.bdf.to_string())
+        .collect();
+    let no_reset = "the kernel knows no reset for it alone";
+    Ok(vec![if has_port && left.is_empty() {
+        Outcome::pass(format!("{no_reset}; VFIO resets its whole bus, which is the guest's"))
+    } else if has_port {
+        let fact =
+            format!("{no_reset}, and its bus, which could be reset, has {}", left.join(", "));
+        Outcome::warn(fact, "pass these too, or it may not work in the guest after this one")
+    } else {
+        Outcome::warn(
+            format!("{no_reset}: after one guest it may not work in the next"),
+            "reboot the host if it does not; a port above it would allow a reset",
+        )
+    }])
 }
 
 /// Trouble that others had with this very hardware.
@@ -182,9 +203,16 @@ pub(super) fn rom(_: &Host<'_>, function: &HostFunction) -> Answer {
     let rom = function.bars.iter().find(|bar| bar.index == BarIndex::ROM);
     Ok(vec![match rom {
         Some(_) if function.boot_vga == Some(true) => {
-            Outcome::info("the firmware has run its ROM: what is read now may be a changed copy")
+            let mut outcome = Outcome::info(
+                "the firmware has run its ROM: what is read now may be a changed copy",
+            );
+            outcome.fix = "strait rom dump, and strait rom check of that file, tell".to_owned();
+            outcome
         }
-        Some(bar) => Outcome::pass(format!("it has an expansion ROM of {}", Size(bar.size))),
+        Some(bar) => Outcome::pass(format!(
+            "it has an expansion ROM of {}; strait rom dump reads it",
+            Size(bar.size)
+        )),
         None => Outcome::info(
             "it shows no expansion ROM: a UEFI guest has no early picture without rom=FILE",
         ),

@@ -34,30 +34,43 @@ pub(super) fn sriov(host: &Host<'_>, function: &HostFunction) -> Answer {
     }])
 }
 
-/// 45: vGPU types, of the mediated kind or NVIDIA's newer one.
+/// 45: vGPU types, of the mediated kind or NVIDIA's newer one, and what has been made of them.
 pub(super) fn vgpu(host: &Host<'_>, function: &HostFunction) -> Answer {
-    let types = host.sysroot.list_if_present(&pci::path(function.bdf, "mdev_supported_types"))?;
+    let at = |name: &str| pci::path(function.bdf, name);
     let mut found = Vec::new();
-    if !types.is_empty() {
-        found.push(Outcome::info(format!(
-            "its driver offers {} kinds of mediated device",
-            types.len()
-        )));
+    let (mut kinds, mut made, mut manager) = (Vec::new(), Vec::new(), false);
+    for kind in host.sysroot.list_if_present(&at("mdev_supported_types"))? {
+        let kind_at = |name: &str| at(&format!("mdev_supported_types/{kind}/{name}"));
+        let name = host.text(&kind_at("name"))?.map_or_else(String::new, |name| format!(" {name}"));
+        let left = host.text(&kind_at("available_instances"))?.unwrap_or_default();
+        kinds.push(format!("{kind}{name}: {left} more"));
+        manager |= kind.starts_with("nvidia-");
+        made.extend(host.sysroot.list_if_present(&kind_at("devices"))?);
     }
-    if let Some(kind) = host.text(&pci::path(function.bdf, "nvidia/current_vgpu_type"))? {
-        let word = if kind == "0" {
-            "no vGPU type is set on it".to_owned()
-        } else {
-            format!("vGPU type {kind} is set on it")
-        };
-        found.push(Outcome::info(word));
+    if !kinds.is_empty() {
+        let fact = format!("its driver offers {} kinds of mediated device", kinds.len());
+        found.push(kinds.into_iter().fold(Outcome::info(fact), Outcome::detail));
     }
-    let devices = host.sysroot.list_if_present(&pci::path(function.bdf, "mdev_devices"))?;
-    if !devices.is_empty() {
+    if manager && !host.sysroot.exists("/sys/module/nvidia_vgpu_vfio") {
         found.push(Outcome::warn(
-            format!("{} mediated devices are on it and go when it goes", devices.len()),
-            "remove them first: echo 1 > .../remove",
+            "NVIDIA's module for vGPUs, nvidia_vgpu_vfio, is not loaded",
+            "modprobe nvidia_vgpu_vfio; systemctl start nvidia-vgpu-mgr",
         ));
+    }
+    if let Some(kind) = host.text(&at("nvidia/current_vgpu_type"))? {
+        found.push(Outcome::info(match kind.as_str() {
+            "0" => "no vGPU type is set on it".to_owned(),
+            kind => format!("vGPU type {kind} is set on it"),
+        }));
+    }
+    if !made.is_empty() {
+        let count = match made.len() {
+            1 => "a mediated device is made of it and goes".to_owned(),
+            several => format!("{several} mediated devices are made of it and go"),
+        };
+        let fix = format!("remove it first: echo 1 > {}", at(&format!("{}/remove", made[0])));
+        let outcome = Outcome::warn(format!("{count} when it goes"), fix);
+        found.push(made.into_iter().fold(outcome, Outcome::detail));
     }
     Ok(found)
 }

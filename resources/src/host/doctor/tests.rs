@@ -1,3 +1,5 @@
+mod checks;
+
 use super::*;
 use crate::host::{
     check,
@@ -406,6 +408,14 @@ fn framebuffer_in_a_bar_is_found_by_its_nesting() {
     };
     tree.file("/proc/iomem", map("0000:3b:00.0"));
     assert_eq!(worst(&tree, &["3b:00.0"], 25).level, Level::Warn);
+    for (console, name, bound) in
+        [(0, "(S) dummy device", "0"), (2, "(M) frame buffer device", "1")]
+    {
+        tree.file(&format!("/sys/class/vtconsole/vtcon{console}/name"), name);
+        tree.file(&format!("/sys/class/vtconsole/vtcon{console}/bind"), bound);
+    }
+    let found = worst(&tree, &["3b:00.0"], 25);
+    assert!(found.fix.contains("/vtcon2/bind") && found.fact.contains("BOOTFB"), "{found:?}");
     tree.file("/proc/iomem", map("0000:d8:00.0"));
     assert_eq!(worst(&tree, &["3b:00.0"], 25).level, Level::Pass);
 }

@@ -1,20 +1,23 @@
 //! A machine that is to run: what its files and its memory need of this host.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use strait_resources::{
     failure::Failure,
-    host::{
-        check,
-        doctor::{Finding, Level},
-        sysroot::Sysroot,
-    },
+    host::{check, doctor::Finding, pci::HostFunction, sysroot::Sysroot},
     selector::Selector,
     size::Size,
 };
 
-use super::refused;
-use crate::config::{Pages, RunConfig, twin};
+use super::{add, passed, refused};
+use crate::{
+    builder::dry_plan,
+    config::{Pages, RunConfig, twin},
+    passthrough::{Candidates, Selection},
+};
 
 const FILES: (u8, &str) = (47, "files");
 const MEMORY: (u8, &str) = (35, "memory");
@@ -54,34 +57,51 @@ impl Machine {
         let enough = enough
             .and_then(|()| check::memlock(sysroot, memory.size))
             .map(|()| format!("{} for the guest can be had", Size(memory.size)));
-        let mut found = vec![
+        let found = vec![
             self.finding(FILES, "files that the machine names", files),
             self.finding(MEMORY, "/proc/meminfo, /sys/kernel/mm/hugepages", enough),
         ];
-        found.append(findings);
-        found.sort_by_key(|finding| finding.level);
-        *findings = found;
+        add(findings, found);
+    }
+
+    /// Check 24: the plan of a dry run.
+    pub(super) fn fits(&self, sysroot: &Sysroot) -> Option<Finding> {
+        planned(sysroot, &self.config)
     }
 
     fn finding(
         &self,
-        (check, name): (u8, &'static str),
+        check: (u8, &'static str),
         source: &'static str,
         answer: Result<String, Failure>,
     ) -> Finding {
         match answer {
-            Err(failure) => refused(check, name, source, failure),
-            Ok(good) => Finding {
-                check,
-                name,
-                source,
-                level: Level::Pass,
-                device: None,
-                fact: format!("{}: {good}", self.path.display()),
-                fix: String::new(),
-                details: Vec::new(),
-                code: None,
-            },
+            Err(failure) => refused(check, source, failure),
+            Ok(good) => passed(check, source, format!("{}: {good}", self.path.display())),
         }
     }
+}
+
+/// Check 24 for a guest with these devices and little memory.
+pub(super) fn fits(sysroot: &Sysroot, chosen: &[HostFunction]) -> Option<Finding> {
+    let words = ["strait", "run", "--kernel=vmlinuz"].map(OsString::from);
+    let devices = chosen.iter().map(|function| format!("--vfio={}", function.bdf).into());
+    let line: Vec<OsString> = words.into_iter().chain(devices).collect();
+    let args = twin::read_line(&line).ok()?;
+    planned(sysroot, &RunConfig::meaning(args).ok()?)
+}
+
+/// A host without an IOMMU, or a device that is not there, another check has told.
+fn planned(sysroot: &Sysroot, config: &RunConfig) -> Option<Finding> {
+    const SPACE: (u8, &str) = (24, "address space");
+    const SOURCE: &str = "resource, /proc/cpuinfo, reserved_regions";
+    if config.vfio.is_empty() {
+        return None;
+    }
+    let candidates = Candidates::find(sysroot, &config.vfio).ok()?;
+    let selection = Selection::of(sysroot, candidates, true).ok()?;
+    Some(match dry_plan(sysroot, config, &selection) {
+        Ok(_) => passed(SPACE, SOURCE, "every BAR has a place in the guest".to_owned()),
+        Err(failure) => refused(SPACE, SOURCE, failure),
+    })
 }
