@@ -24,6 +24,8 @@ use crate::report::{QUIET, STRONG, wrapped};
 pub(super) struct Next {
     /// What it is about; empty when there is nothing to say.
     heading: String,
+    /// What follows the commands.
+    after: String,
     /// In order.
     pub(super) steps: Vec<Step>,
 }
@@ -60,8 +62,7 @@ pub(super) fn next(
         return mend(sysroot, &chosen);
     }
     if let Some(path) = config {
-        let mut next = Next { heading: "as root".to_owned(), steps: Vec::new() };
-        bind(&chosen, &mut next);
+        let mut next = Next { heading: "as root".to_owned(), ..Next::default() };
         let command = format!("strait run --config {}", path.display());
         next.step("start the machine; Ctrl-A x ends it", command);
         return Ok(next);
@@ -103,7 +104,7 @@ fn ends_by_binding(finding: &Finding, chosen: &[&Entry]) -> bool {
 fn first(failure: &Failure) -> Next {
     let Failure { code, cause, fix, .. } = failure;
     let heading = format!("Before strait bind: {cause} ({}); {fix}.", code.id);
-    Next { heading, steps: Vec::new() }
+    Next { heading, ..Next::default() }
 }
 
 fn mend(sysroot: &Sysroot, chosen: &[&Entry]) -> Result<Next, Failure> {
@@ -114,12 +115,12 @@ fn mend(sysroot: &Sysroot, chosen: &[&Entry]) -> Result<Next, Failure> {
     let mut words = vec!["strait doctor".to_owned()];
     words.extend(chosen.iter().map(|entry| entry.function.bdf.to_string()));
     words.push("--fix-plan".to_owned());
-    let mut next = Next { heading: "mend what failed".to_owned(), steps: Vec::new() };
+    let mut next = Next { heading: "mend what failed".to_owned(), ..Next::default() };
     next.step("the lines for this system, printed and not run", words.join(" "));
     Ok(next)
 }
 
-/// Bind, look, run.
+/// Look, plan, run: a run takes the devices from their drivers and gives them back.
 fn start(
     sysroot: &Sysroot,
     devices: &[&Entry],
@@ -127,38 +128,38 @@ fn start(
     next: &mut Next,
 ) -> Result<(), Failure> {
     let words = short(devices);
-    bind(devices, next);
     if !looked_at {
         next.step("look at the device itself", format!("strait doctor {words}"));
     }
     let installed = kernels::installed(sysroot)?;
-    let what = match &installed {
+    let line = run_line(sysroot, &installed, &words)?;
+    next.step("look at the machine that it makes; nothing is touched", format!("{line} --dry-run"));
+    let with = match &installed {
         Installed { kernel: None, .. } => {
-            "start a guest: this host keeps no kernel where it is looked for, put yours in"
+            "start a guest; this host keeps no kernel where it is looked for, put yours in"
         }
-        Installed { initramfs: None, .. } => {
-            "start a guest with this host's kernel; Ctrl-A x ends it"
-        }
-        _ => "start a guest with this host's kernel and initramfs; Ctrl-A x ends it",
+        Installed { initramfs: None, .. } => "start a guest with this host's kernel",
+        _ => "start a guest with this host's kernel and initramfs",
     };
-    next.step(what, run_line(sysroot, &installed, &words)?);
+    next.step(format!("{with}; Ctrl-A x ends it"), line);
+    if let Some(from) = drivers(devices) {
+        next.after =
+            format!("The guest has the device for as long as it runs, then {from} has it again.");
+    }
     Ok(())
 }
 
-/// Unless VFIO has all of it.
-fn bind(devices: &[&Entry], next: &mut Next) {
-    let words = short(devices);
-    if devices.iter().any(|entry| !matches!(entry.verdict, Verdict::Assignable)) {
-        let drivers: BTreeSet<&str> =
-            devices.iter().filter_map(|entry| entry.function.driver.as_deref()).collect();
-        let from = match drivers.iter().copied().collect::<Vec<_>>().as_slice() {
-            [] => "the host".to_owned(),
-            [one] => (*one).to_owned(),
-            [one, two] => format!("{one} and {two}"),
-            several => format!("{} drivers", several.len()),
-        };
-        let what = format!("take it from {from}; strait unbind {words} gives it back");
-        next.step(what, format!("strait bind {words}"));
+/// Whose the devices are now; `None` when VFIO has them, or nobody.
+fn drivers(devices: &[&Entry]) -> Option<String> {
+    let drivers: BTreeSet<&str> = devices
+        .iter()
+        .filter(|entry| !matches!(entry.verdict, Verdict::Assignable))
+        .filter_map(|entry| entry.function.driver.as_deref())
+        .collect();
+    match drivers.into_iter().collect::<Vec<_>>().as_slice() {
+        [] => None,
+        [one] => Some((*one).to_owned()),
+        _ => Some("its drivers".to_owned()),
     }
 }
 
@@ -309,6 +310,9 @@ pub(super) fn render(next: &Next, columns: usize) -> String {
             let more = if position + 1 < lines.len() { " \\" } else { "" };
             let _ = writeln!(text, "{indent}{line}{more}");
         }
+    }
+    for line in wrapped(&next.after, columns) {
+        let _ = writeln!(text, "{QUIET}{line}{QUIET:#}");
     }
     format!("\n{text}")
 }
