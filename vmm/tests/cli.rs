@@ -43,6 +43,24 @@ fn r88_refusal_goes_to_standard_error_with_the_codes_status() {
 }
 
 #[test]
+fn r88_every_code_has_a_page_that_says_how_to_look_and_what_to_do() {
+    let listed = String::from_utf8(strait(&["explain"]).stdout).unwrap();
+    let codes: Vec<&str> = listed
+        .split_whitespace()
+        .filter(|word| word.len() == 5 && word.starts_with('E') && word[1..].parse::<u16>().is_ok())
+        .collect();
+    for new in ["E1116", "E2106", "E2107", "E2108", "E2110"] {
+        assert!(codes.contains(&new), "{new} is not listed: {listed}");
+    }
+    for code in codes {
+        let output = strait(&["explain", code]);
+        assert_eq!(output.status.code(), Some(0), "{code}");
+        let page = String::from_utf8(output.stdout).unwrap();
+        assert!(page.contains(code) && page.lines().count() > 4, "{code}: {page}");
+    }
+}
+
+#[test]
 fn what_was_asked_for_goes_to_standard_output() {
     for (words, says) in [
         (&["--version"][..], "strait 0."),

@@ -1,5 +1,7 @@
 //! What the host's kernel wrote about a function.
 
+use std::time::Duration;
+
 use super::sysroot::{SysError, Sysroot};
 use crate::bdf::Bdf;
 
@@ -10,6 +12,8 @@ const LOG: &str = "/dev/kmsg";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelLog {
     messages: Vec<String>,
+    /// When each was written, since boot.
+    times: Vec<Duration>,
 }
 
 impl KernelLog {
@@ -19,11 +23,29 @@ impl KernelLog {
         Some(Self::parse(&read.ok().filter(|_| sysroot.exists(LOG))?))
     }
 
-    /// "6,1234,5678,-;message"; lines that go on begin with a space.
+    /// "6,1234,5678,-;message", the third number being microseconds; lines that go on begin with a space.
     pub fn parse(text: &str) -> Self {
-        let messages = text.lines().filter(|line| !line.starts_with(' '));
-        let messages = messages.filter_map(|line| line.split_once(';'));
-        Self { messages: messages.map(|(_, message)| message.to_owned()).collect() }
+        let mut log = Self::default();
+        for line in text.lines().filter(|line| !line.starts_with(' ')) {
+            let Some((head, message)) = line.split_once(';') else { continue };
+            let time = head.split(',').nth(2).and_then(|time| time.parse().ok()).unwrap_or(0);
+            log.times.push(Duration::from_micros(time));
+            log.messages.push(message.to_owned());
+        }
+        log
+    }
+
+    /// Without what is older than `age`. All of it when the host does not say how long it has been up.
+    #[must_use]
+    pub fn since(mut self, sysroot: &Sysroot, age: Duration) -> Self {
+        let uptime = sysroot.read("/proc/uptime").ok();
+        let uptime = uptime.and_then(|text| text.split(' ').next()?.parse().ok());
+        let uptime = uptime.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let Some(start) = uptime.and_then(|uptime| uptime.checked_sub(age)) else { return self };
+        let first = self.times.iter().position(|time| *time >= start).unwrap_or(self.times.len());
+        self.times.drain(..first);
+        self.messages.drain(..first);
+        self
     }
 
     /// The messages that name a function, oldest first.
@@ -58,6 +80,16 @@ mod tests {
 4,2,2,-;DMAR: [DMA Write NO_PASID] Request device [3b:00.0] fault addr 0xdead0000 [fault reason 0x05]\n\
 4,3,3,-;vfio-pci 0000:3b:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0010 address=0xdead]\n\
 4,4,4,-;DMAR: [DMA Read NO_PASID] Request device [d8:00.0] fault addr 0x0\n";
+
+    #[test]
+    fn what_is_older_than_the_guest_is_left_out() {
+        let tree = crate::host::fixture::Tree::new();
+        let log = KernelLog::parse("6,1,10000000,-;old\n6,2,95000000,-;new\n");
+        let lately = |log: KernelLog| log.since(&tree.sysroot(), Duration::from_secs(10));
+        assert_eq!(lately(log.clone()).messages(), ["old", "new"]);
+        tree.file("/proc/uptime", "100.25 180.00\n");
+        assert_eq!(lately(log).messages(), ["new"]);
+    }
 
     #[test]
     fn faults_of_both_makers_are_found_for_the_function_alone() {

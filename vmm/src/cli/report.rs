@@ -7,8 +7,8 @@ use clap::Args;
 use super::OutputArgs;
 
 const EXAMPLES: &str = "\
-Names of the host and its users, serial numbers, UUIDs, MAC and IP addresses are replaced. Look into the
-archive all the same before you send it: nobody knows what else a kernel log holds.
+Names of the host and its users, serial numbers, UUIDs, MAC and IP addresses are replaced. Look into
+the archive all the same before you send it: nobody knows what else a kernel log holds.
 
 Examples:
   strait report

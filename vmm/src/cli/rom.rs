@@ -12,8 +12,8 @@ Examples:
   strait rom check card.rom 3b:00.0";
 
 const DUMP_EXAMPLES: &str = "\
-The device is asked, so no guest may have it at the time; what is switched on for that is switched off
-again. The display that the host booted with often has nothing left to read.
+The device is asked, so no guest may have it at the time; what is switched on for that is switched
+off again. The display that the host booted with often has nothing left to read.
 
 Examples:
   strait rom dump 3b:00.0

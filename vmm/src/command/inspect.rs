@@ -192,8 +192,8 @@ impl Page<'_> {
         self.line("ROM", rom);
         let faults = match &facts.faults {
             None => "unknown: the kernel log is for root only".to_owned(),
-            Some(faults) if faults.is_empty() => "none in the kernel log".to_owned(),
-            Some(faults) => format!("{} in the kernel log", faults.len()),
+            Some(faults) if faults.is_empty() => "none since the start".to_owned(),
+            Some(faults) => format!("{} since the start, in the kernel log", faults.len()),
         };
         self.line("IOMMU", &format!("faults: {faults}"));
         self.causes(verdict);

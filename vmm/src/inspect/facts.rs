@@ -1,5 +1,7 @@
 //! What the monitor says and what the host's kernel knows, side by side.
 
+use std::time::Duration;
+
 use strait_resources::{
     bdf::Bdf,
     host::{
@@ -41,7 +43,9 @@ pub(crate) struct DeviceFacts {
 impl Facts {
     /// Looks everything up. Only files of the host's are read.
     pub(crate) fn collect(sysroot: &Sysroot, guest: Guest) -> Result<Self, SysError> {
-        let log = KernelLog::read(sysroot);
+        // Older faults are another guest's. A second more, because the monitor counts from when it was built.
+        let age = Duration::from_secs(guest.seconds + 1);
+        let log = KernelLog::read(sysroot).map(|log| log.since(sysroot, age));
         let interrupts = Interrupts::read(sysroot)?;
         let notebook = notebook(sysroot)?;
         let passed: Vec<Bdf> = guest.devices.iter().map(|device| device.host).collect();

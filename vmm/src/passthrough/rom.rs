@@ -60,3 +60,46 @@ pub(crate) fn fits(
         Failure::new(&codes::E2106, cause, fix)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use strait_resources::host::{fixture::Tree, pci};
+
+    use super::*;
+    use crate::config::Managed;
+
+    /// The GPU of a fixture, and what a user says of its ROM.
+    fn choice(rom: RomChoice, first: bool) -> Result<RomSource, Failure> {
+        let tree = Tree::two_cards();
+        let function = pci::find(&tree.sysroot(), "3b:00.0".parse().unwrap()).unwrap().unwrap();
+        let device = VfioConfig {
+            selector: "3b:00".parse().unwrap(),
+            id: None,
+            guest_bus: None,
+            guest_function: None,
+            rom,
+            expect: None,
+            managed: Managed::No,
+            identity: Identity::default(),
+        };
+        choose(&device, first, &function).map(|(source, _)| source)
+    }
+
+    #[test]
+    fn r44_rom_off_is_no_rom_and_on_is_the_devices() {
+        assert_eq!(choice(RomChoice::Off, true).unwrap(), RomSource::Off);
+        assert_eq!(choice(RomChoice::On, true).unwrap(), RomSource::Device);
+    }
+
+    #[test]
+    fn r41_file_is_for_the_first_function_and_must_be_a_rom() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "no rom").unwrap();
+        let path = || RomChoice::File(file.path().into());
+        assert_eq!(choice(path(), false).unwrap(), RomSource::Device);
+        let failure = choice(path(), true).unwrap_err();
+        assert_eq!(failure.code.id, "E2106");
+        assert!(failure.cause.contains("55 aa"), "{}", failure.cause);
+        assert!(failure.fix.contains("strait rom dump 0000:3b:00.0"), "{}", failure.fix);
+    }
+}
