@@ -47,6 +47,15 @@ pub trait MachineControl: Send + Sync {
     fn reset(&self);
 }
 
+/// Whether devices may reach guest RAM by DMA. They may not before all of it is mapped in the IOMMU; the guest may run.
+pub trait BusMasterGate: Send + Sync {
+    /// Waits until they may. `false`: they will not, because the machine ends or starts again meanwhile, and the write
+    /// that asked for it must vanish. Called with no lock held, so that other CPUs go on.
+    fn pass(&self) -> bool;
+    /// May they now? Never waits.
+    fn is_open(&self) -> bool;
+}
+
 /// Page-aligned memory of this process that the guest may reach directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostMemory {

@@ -129,7 +129,9 @@ impl Host {
                 ("many-devices", 3072, intel, (0..33).map(Self::behind_port).collect())
             }
             HostKind::Big => {
-                ("big-memory", 11 * 1024, intel, vec![device("nvme0", 4, 0, "nvme", disk)])
+                let edu = device("edu0", 5, 0, EDU, Backing::None);
+                let devices = vec![device("nvme0", 4, 0, "nvme", disk), edu];
+                ("big-memory", 11 * 1024, intel, devices)
             }
             HostKind::Counted => {
                 ("counted", 3072, intel, vec![device("nvme0", 4, 0, "nvme", disk)])

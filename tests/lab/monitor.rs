@@ -70,7 +70,7 @@ fn strait(vm: &Vm, host: &Host, files: &GuestFiles<'_>, cmdline: &str) -> Result
         .map(str::to_owned)
         .collect();
     words.extend(["--cpus".to_owned(), vm.cpus.to_string()]);
-    words.extend(["--memory".to_owned(), format!("{}M", vm.memory_mib)]);
+    words.extend(["--memory".to_owned(), format!("{}M{}", vm.memory_mib, vm.memory_keys)]);
     for passed in &vm.devices {
         let mut value = bdf(host, passed)?.to_owned();
         if passed.slot {

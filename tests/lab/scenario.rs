@@ -146,6 +146,8 @@ pub(crate) struct Vm {
     pub cpus: u32,
     /// MiB of memory.
     pub memory_mib: u64,
+    /// More keys of strait's `--memory`.
+    pub memory_keys: String,
     /// Kernel modules its initramfs has and loads.
     pub modules: Vec<&'static str>,
     /// Does its initramfs have busybox?
@@ -174,6 +176,7 @@ impl Vm {
             devices: Vec::new(),
             cpus: 1,
             memory_mib: 512,
+            memory_keys: String::new(),
             modules: Vec::new(),
             busybox: false,
             steps: steps.to_owned(),
@@ -224,6 +227,12 @@ impl Vm {
     /// With so much memory.
     pub(crate) fn memory_mib(mut self, size: u64) -> Self {
         self.memory_mib = size;
+        self
+    }
+
+    /// With keys for `--memory`: `pin=eager`.
+    pub(crate) fn memory_keys(mut self, keys: &str) -> Self {
+        self.memory_keys = format!(",{keys}");
         self
     }
 

@@ -26,7 +26,7 @@ use strait_devices::{
         port::RootPortParts,
         root::{RootComplex, RootParts},
     },
-    ports::{GuestMapper, IrqLine, MachineControl, MsiRouter},
+    ports::{BusMasterGate, GuestMapper, IrqLine, MachineControl, MsiRouter},
     vfio::{
         backend::{IrqIndex, VfioBackend},
         dma::DmaDomain,
@@ -42,7 +42,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::{
     binding::{self, Binder, Owned},
-    config::{Hide, Kernel, P2p, Pages, RunConfig, Serial},
+    config::{Hide, Kernel, P2p, Pages, Pin, RunConfig, Serial},
     control::{Control, install_kick_handler},
     events::{EventLoop, open_serial},
     inspect::{guest::Subject, socket::Socket},
@@ -51,6 +51,7 @@ use crate::{
     memory::GuestRam,
     p2p::PeerMappings,
     passthrough::{Built, Opened, Selection},
+    pinning::{Gate, Pinning},
     report,
     vcpu::Vcpu,
     vm::{Host, Memslots, Vm},
@@ -80,7 +81,7 @@ pub(crate) fn run(config: &RunConfig) -> Result<u8, Failure> {
         Owned::Taken(guard) => Some(guard),
         Owned::Planned | Owned::Before => binding::registered(&binder, &selection),
     };
-    build(config, &selection)?.run()
+    build(config, &selection, pins_behind(&sysroot, config)?)?.run()
 }
 
 /// The plan from what sysfs says, the container not opened: what cannot fit is refused here. What runs is planned again
@@ -141,6 +142,25 @@ fn check_memory(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Failure> {
     Ok(())
 }
 
+/// May the guest run while its RAM is pinned? Unless asked, only where memory that is missing late is out of the
+/// question: reserved in a pool, or much more than is needed.
+fn pins_behind(sysroot: &Sysroot, config: &RunConfig) -> Result<bool, Failure> {
+    if config.vfio.is_empty() {
+        return Ok(false);
+    }
+    let behind = match (config.memory.pin, config.memory.pages) {
+        (Pin::Eager, _) => return Ok(false),
+        (Pin::Behind, _) | (Pin::Auto, Pages::Huge2M | Pages::Huge1G) => true,
+        (Pin::Auto, Pages::Default) => check::has_spare_memory(sysroot, config.memory.size)?,
+    };
+    if !behind {
+        log::info!(
+            "the host has little memory to spare: guest RAM is pinned before the guest starts"
+        );
+    }
+    Ok(behind)
+}
+
 /// The soft limit is ours to raise up to the hard one, which [`check::memlock`] has found large enough.
 fn raise_memlock() -> Result<(), Failure> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -149,7 +169,7 @@ fn raise_memlock() -> Result<(), Failure> {
         .map_err(|error| internal("raising the locked-memory limit")(error.into()))
 }
 
-fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> {
+fn build(config: &RunConfig, selection: &Selection, behind: bool) -> Result<Machine, Failure> {
     let host = Host::open()?;
     let vm = Vm::new(&host)?;
     install_kick_handler().map_err(internal("installing a signal handler"))?;
@@ -185,24 +205,21 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
         );
     }
 
-    // All of RAM is there and known to the IOMMU before any device can master the bus.
+    // Workers give RAM to the IOMMU from here on. No device can master the bus before they are done: the gate.
     let ram = GuestRam::new(&plan.ram, config.memory.pages)?;
-    if let Some(domain) = &dma {
-        ram.prefault()?;
-        for (range, memory) in ram.regions() {
-            domain
-                .map_ram(range, memory, Arc::clone(&ram) as _)
-                .map_err(|error| error.into_failure())?;
-        }
-    }
+    let control = Arc::new(Control::new().map_err(internal("making an eventfd"))?);
+    let pin = |domain| Pinning::start(&ram, domain, &control, behind);
+    let pinning = dma.as_ref().map(pin).transpose().map_err(internal("starting a thread"))?;
+    let pinned = pinning.as_ref().map(Pinning::pinned);
+    let gate: Arc<dyn BusMasterGate> = Arc::new(Gate::new(&control, pinned));
     let p2p = match config.p2p {
         P2p::On => true,
         P2p::Off => false,
         // Functions of one slot are one device and rarely talk to each other; mapping a large BAR is not cheap.
         P2p::Auto => selection.slots.len() > 1,
     };
-    let behind = config.p2p == P2p::Auto;
-    let peers = dma.clone().filter(|_| p2p).map(|domain| PeerMappings::new(domain, behind));
+    let after = pinned.filter(|_| config.p2p == P2p::Auto);
+    let peers = dma.clone().filter(|_| p2p).map(|domain| PeerMappings::new(domain, after));
     let peers = peers.transpose().map_err(internal("starting a thread"))?;
     let slots = Arc::new(Memslots::new(&vm, peers));
     let ram_slots = ram
@@ -211,13 +228,12 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
         .collect::<io::Result<Vec<_>>>()
         .map_err(internal("giving RAM to KVM"))?;
 
-    let control = Arc::new(Control::new().map_err(internal("making an eventfd"))?);
     let mut events = EventLoop::new(&control).map_err(internal("making the event loop"))?;
     let routes = Routes::new(vm.fd()).map_err(internal("routing interrupts"))?;
     let bus = Arc::new(Bus::new());
     let power = legacy(config, &plan, &vm, &bus, &control, &mut events)?;
 
-    let root = root_complex(&plan, physical_bits, &bus, Arc::clone(&slots), &control)?;
+    let root = root_complex(&plan, physical_bits, &bus, Arc::clone(&slots), &control, &gate)?;
     let mut watched = Vec::new();
     let msi: Arc<dyn MsiRouter> = Arc::new(KvmMsiRouter(routes));
     for (index, (slot, port)) in selection.slots.iter().zip(&plan.ports).enumerate() {
@@ -237,7 +253,7 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
             Arc::new(KvmIrqLine::new(vm.fd(), layout::pci_gsi(port.at.device(), pin)))
         };
         for Built { number, function, watched: signs } in
-            devices.functions(index, slot, port, &msi, intx)?
+            devices.functions(index, slot, port, &msi, &gate, intx)?
         {
             watched.push(signs);
             let planned = port.functions.iter().find(|planned| planned.at.function() == number);
@@ -269,6 +285,8 @@ fn build(config: &RunConfig, selection: &Selection) -> Result<Machine, Failure> 
             power_on: vcpus.first().map(Vcpu::power_on_sregs).unwrap_or_default(),
         },
         vcpus,
+        pinning,
+        behind,
         raw_terminal: config.serial == Serial::Stdio,
         events,
         control,
@@ -329,12 +347,14 @@ fn root_complex(
     bus: &Arc<Bus>,
     mapper: Arc<Memslots>,
     control: &Arc<Control>,
+    gate: &Arc<dyn BusMasterGate>,
 ) -> Result<Arc<RootComplex>, Failure> {
     let chipset = AddressRange::inclusive(layout::CHIPSET_START, u64::from(u32::MAX));
     RootComplex::new(RootParts {
         bus: Arc::clone(bus),
         mapper: mapper as Arc<dyn GuestMapper>,
         control: Arc::clone(control) as Arc<dyn MachineControl>,
+        gate: Arc::clone(gate),
         ecam: plan.ecam,
         forbidden: plan.ram.iter().copied().chain(chipset).collect(),
         physical_bits,

@@ -140,8 +140,13 @@ pub(crate) struct RunArgs {
     /// Virtual CPUs, 1 to 255.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) cpus: String,
-    /// Guest RAM; hugepages=2M or hugepages=1G takes it from the host's pool of huge pages.
-    #[arg(long, value_name = "SIZE[,hugepages=2M|1G]", default_value = "512M")]
+    /// Guest RAM, and behind its size, with commas:
+    ///   hugepages=2M|1G         from the host's pool of huge pages
+    ///   pin=auto|eager|behind   when it is pinned for passed devices: before the guest
+    ///                           starts, or behind its boot, where the first driver to
+    ///                           enable bus mastering waits for the rest [default: auto,
+    ///                           that is behind where the host has memory to spare]
+    #[arg(long, value_name = "SIZE[,KEY=VALUE]", default_value = "512M", verbatim_doc_comment)]
     pub(crate) memory: String,
     /// A PCI device for the guest; repeat it for more.
     ///

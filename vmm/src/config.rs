@@ -105,6 +105,20 @@ pub(crate) struct Memory {
     pub(crate) size: u64,
     /// What it is made of on the host.
     pub(crate) pages: Pages,
+    /// When it is given to passed devices.
+    pub(crate) pin: Pin,
+}
+
+/// When guest RAM is pinned and mapped for passed devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Pin {
+    /// Behind the guest's boot where the host has memory enough, else before it.
+    #[default]
+    Auto,
+    /// Before the guest starts.
+    Eager,
+    /// While it boots.
+    Behind,
 }
 
 /// What guest RAM is made of.

@@ -7,10 +7,10 @@
 use std::{
     sync::{
         Condvar, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use strait_devices::ports::MachineControl;
@@ -19,6 +19,11 @@ use vmm_sys_util::{
     eventfd::{EFD_NONBLOCK, EventFd},
     signal::{Killable, SIGRTMIN, register_signal_handler},
 };
+
+/// How often a vCPU that is held says so.
+const HOLD_TICK: Duration = Duration::from_millis(100);
+/// A guest does not mind less.
+const UNNOTICED: Duration = Duration::from_secs(1);
 
 /// What somebody wants of the whole machine. The first one counts.
 #[derive(Debug)]
@@ -68,6 +73,7 @@ pub(crate) struct Control {
     state: Mutex<State>,
     changed: Condvar,
     event: EventFd,
+    stalls: AtomicU64,
 }
 
 impl Control {
@@ -79,6 +85,7 @@ impl Control {
             state: Mutex::new(state),
             changed: Condvar::new(),
             event: EventFd::new(EFD_NONBLOCK)?,
+            stalls: AtomicU64::new(0),
         })
     }
 
@@ -138,6 +145,51 @@ impl Control {
             }
             _ => Next::Run,
         }
+    }
+
+    /// Keeps the calling vCPU thread, which is amid an exit, until `ready`: `true`. The machine may pause and go on
+    /// meanwhile; `false` when it stops or is reset, and the exit must come to nothing. `tick` is called now and then,
+    /// with no lock held.
+    pub(crate) fn hold(&self, ready: impl Fn() -> bool, mut tick: impl FnMut()) -> bool {
+        let resets = self.lock().resets;
+        let began = Instant::now();
+        let passed = loop {
+            tick();
+            let mut state = self.lock();
+            if state.goal == Goal::Pause {
+                state.paused += 1;
+                self.changed.notify_all();
+                state = self
+                    .changed
+                    .wait_while(state, |s| s.goal == Goal::Pause)
+                    .expect("no panic while held");
+                state.paused -= 1;
+            }
+            if state.goal == Goal::Stop || state.resets != resets {
+                break false;
+            }
+            if ready() {
+                break true;
+            }
+            drop(self.changed.wait_timeout(state, HOLD_TICK).expect("no panic while held"));
+        };
+        if began.elapsed() > UNNOTICED {
+            self.stalls.fetch_add(1, Ordering::Relaxed);
+        }
+        passed
+    }
+
+    /// Something that [`Control::hold`] waits for may have come.
+    pub(crate) fn nudge(&self) {
+        // Under the lock, so that it cannot come between a look and the wait; and for the event loop.
+        let _state = self.lock();
+        self.changed.notify_all();
+        let _ = self.event.write(1);
+    }
+
+    /// How often a vCPU was kept so long that the guest's watchdogs may wonder.
+    pub(crate) fn stalls(&self) -> u64 {
+        self.stalls.load(Ordering::Relaxed)
     }
 
     /// Brings every vCPU thread out of the guest and waits until all stand at their checkpoint.
@@ -267,6 +319,36 @@ mod tests {
         for log in seen {
             assert_eq!(*log.lock().unwrap(), [Next::Reset, Next::Stop]);
         }
+    }
+
+    #[test]
+    fn held_vcpu_outlives_a_pause_and_comes_to_nothing_in_a_reset() {
+        install_kick_handler().unwrap();
+        let control = Arc::new(Control::new().unwrap());
+        let held = |control: &Arc<Control>, log: &Arc<Mutex<Vec<bool>>>| {
+            let (control, log) = (Arc::clone(control), Arc::clone(log));
+            thread::spawn(move || {
+                let mut resets = 0;
+                while control.checkpoint(&mut resets) != Next::Stop {
+                    let passed = control.hold(|| false, || {});
+                    log.lock().unwrap().push(passed);
+                }
+            })
+        };
+        let log = Arc::default();
+        let threads = [held(&control, &log)];
+        control.resume();
+        control.pause(&threads);
+        control.resume();
+        thread::sleep(Duration::from_millis(20));
+        assert!(log.lock().unwrap().is_empty());
+        control.pause(&threads);
+        control.resume_reset(1);
+        while log.lock().unwrap().is_empty() {
+            thread::yield_now();
+        }
+        control.stop(threads.into());
+        assert!(log.lock().unwrap().iter().all(|passed| !passed));
     }
 
     #[test]

@@ -120,6 +120,27 @@ impl EventLoop {
         }
     }
 
+    /// Waits until `ready`, which a [`Control::nudge`] may come with, or for a request that comes before.
+    pub(crate) fn wait_until(
+        &mut self,
+        ready: impl Fn() -> bool,
+        mut tick: impl FnMut(),
+    ) -> io::Result<Option<Request>> {
+        const TICK_MS: i32 = 100;
+        loop {
+            if let Some(request) = self.control.take_request() {
+                return Ok(Some(request));
+            }
+            if ready() {
+                return Ok(None);
+            }
+            tick();
+            self.manager
+                .run_with_timeout(TICK_MS)
+                .map_err(|error| io::Error::other(format!("{error:?}")))?;
+        }
+    }
+
     fn add<F: AsRawFd + Send + 'static>(
         &mut self,
         source: F,

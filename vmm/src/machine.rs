@@ -25,6 +25,7 @@ use crate::{
     events::EventLoop,
     memory::GuestRam,
     passthrough::Opened,
+    pinning::{Pinning, Progress},
     vcpu::{BootState, Vcpu, VcpuParts},
     vm::{Memslot, Vm},
 };
@@ -32,6 +33,10 @@ use crate::{
 /// Everything that makes up a machine. Fields in the order of tear-down, for when a start fails half-way.
 pub(crate) struct Machine {
     pub(crate) vcpus: Vec<Vcpu>,
+    /// `None` without passed devices.
+    pub(crate) pinning: Option<Pinning>,
+    /// vCPUs may run before all of RAM is mapped.
+    pub(crate) behind: bool,
     pub(crate) events: EventLoop,
     pub(crate) control: Arc<Control>,
     pub(crate) power: Arc<AcpiPm>,
@@ -112,7 +117,9 @@ impl Machine {
 
     /// The way back: what signals and maps goes before what it signals and maps into.
     fn take_apart(self) {
-        let Self { events, root, bus, resets, devices, dma, ram_slots, vm, ram, .. } = self;
+        let Self { pinning, events, root, bus, resets, devices, dma, ram_slots, vm, ram, .. } =
+            self;
+        drop(pinning);
         drop(events);
         root.clear();
         drop((root, bus));
@@ -140,18 +147,42 @@ impl Machine {
     }
 
     fn serve(&mut self, threads: &[JoinHandle<()>]) -> Result<u8, Failure> {
-        self.control.resume();
+        let mut early = self.prepare()?;
+        if early.is_none() {
+            self.control.resume();
+        }
         loop {
-            match self.events.wait().map_err(internal("waiting for events"))? {
+            let request = match early.take() {
+                Some(request) => request,
+                None => self.events.wait().map_err(internal("waiting for events"))?,
+            };
+            match request {
                 Request::PowerOff | Request::Quit => return Ok(0),
                 Request::Crash(failure) => return Err(*failure),
                 Request::Reset => {
                     self.control.pause(threads);
                     self.reset()?;
-                    self.control.resume_reset(threads.len());
+                    early = self.prepare()?;
+                    if early.is_none() {
+                        self.control.resume_reset(threads.len());
+                    }
                 }
             }
         }
+    }
+
+    /// Before vCPUs run: waits until devices may use RAM, unless that can be behind the guest's boot. What came instead.
+    fn prepare(&mut self) -> Result<Option<Request>, Failure> {
+        let Some(pinning) = &self.pinning else { return Ok(None) };
+        let pinned = pinning.pinned();
+        if pinned.is_complete() || (self.behind && self.devices.are_silent()) {
+            return Ok(None);
+        }
+        let mut progress = Progress::new("preparing memory");
+        let ready = || pinned.is_complete();
+        let came = self.events.wait_until(ready, || progress.show(pinned));
+        progress.end();
+        came.map_err(internal("waiting for guest RAM"))
     }
 
     /// Everything as at the start, with devices reset and RAM as the guest left it. No vCPU runs.

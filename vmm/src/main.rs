@@ -18,6 +18,7 @@ mod machine;
 mod memory;
 mod p2p;
 mod passthrough;
+mod pinning;
 mod report;
 mod vcpu;
 mod vm;

@@ -1,4 +1,4 @@
-//! Guest RAM: where it comes from on the host, and how it gets there before the guest starts.
+//! Guest RAM: where it comes from on the host.
 //!
 //! Anonymous private memory by default, aligned to 2 MiB and advised to be huge: a memfd gets no transparent
 //! huge pages on a stock host. Or pages of the host's hugetlb pool, when asked.
@@ -6,14 +6,11 @@
 #![allow(unsafe_code, reason = "mmap and madvise of guest RAM")]
 
 use std::{
-    io::{self, IsTerminal, Write},
-    ptr,
+    io, ptr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
-    thread,
-    time::{Duration, Instant},
 };
 
 use strait_devices::ports::HostMemory;
@@ -28,15 +25,9 @@ use vm_memory::{
 
 use crate::config::Pages;
 
-/// What one worker faults in before it looks for more work: a GiB takes seconds, a page too little.
-const CHUNK: u64 = 64 << 20;
-/// More workers than this only fight over the kernel's memory locks.
-const MAX_WORKERS: usize = 16;
-/// A start that is over by then shows no progress.
-const QUIET: Duration = Duration::from_millis(300);
-
 /// All RAM of one machine.
 pub(crate) struct GuestRam {
+    pages: Pages,
     areas: Vec<Area>,
     memory: GuestMemoryMmap,
 }
@@ -68,7 +59,7 @@ impl GuestRam {
             Failure::new(&codes::E9001, "guest RAM has an impossible layout", "report this")
                 .source(error)
         })?;
-        Ok(Arc::new(Self { areas, memory }))
+        Ok(Arc::new(Self { pages, areas, memory }))
     }
 
     /// For whoever writes into the guest's memory.
@@ -83,41 +74,23 @@ impl GuestRam {
             .map(|area| (area.range, HostMemory { address: area.start(), len: area.range.len() }))
     }
 
-    /// Faults everything in, in parallel, with a line of progress on a terminal when it takes a while. A device
-    /// needs all of it: E1301 when the host runs out.
-    pub(crate) fn prefault(&self) -> Result<(), Failure> {
-        let chunks: Vec<(usize, usize)> = self.areas.iter().flat_map(Area::chunks).collect();
-        let total: u64 = chunks.iter().map(|(_, len)| *len as u64).sum();
-        let workers = thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(MAX_WORKERS)
-            .min(chunks.len());
-        let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let work = || -> io::Result<()> {
-            while let Some((start, len)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                populate(*start, *len)
-                    .inspect_err(|_| next.store(chunks.len(), Ordering::Relaxed))?;
-                done.fetch_add(*len as u64, Ordering::Relaxed);
-            }
-            Ok(())
+    /// What ranges of RAM are made of, in bytes.
+    pub(crate) fn granule(&self) -> u64 {
+        self.pages.granule()
+    }
+
+    /// Faults `part` of [`GuestRam::regions`] in, whatever is in it and whoever uses it: a device needs all of it.
+    pub(crate) fn populate(&self, part: HostMemory) -> io::Result<()> {
+        let len = usize::try_from(part.len).map_err(io::Error::other)?;
+        let inside = |area: &Area| {
+            let offset = part.address.checked_sub(area.start());
+            let end = offset.and_then(|offset| (offset as u64).checked_add(part.len));
+            end.is_some_and(|end| end <= area.range.len())
         };
-        thread::scope(|scope| {
-            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-            let mut progress = Progress::new(total);
-            while threads.iter().any(|thread| !thread.is_finished()) {
-                thread::sleep(progress.pause());
-                progress.show(done.load(Ordering::Relaxed));
-            }
-            progress.end();
-            threads.into_iter().try_for_each(|thread| {
-                thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
-            })
-        })
-        .map_err(|error| {
-            let cause = format!("the host ran out of memory for {} MiB of guest RAM", total >> 20);
-            Failure::new(&codes::E1301, cause, "give the guest less memory, or end other programs")
-                .source(error)
-        })
+        match self.areas.iter().any(inside) {
+            true => populate(part.address, len),
+            false => Err(io::ErrorKind::InvalidInput.into()),
+        }
     }
 }
 
@@ -178,11 +151,6 @@ impl Area {
         .map_err(|error| impossible().source(error))?;
         GuestRegionMmap::new(region, GuestAddress(self.range.first())).ok_or_else(impossible)
     }
-
-    fn chunks(&self) -> impl Iterator<Item = (usize, usize)> {
-        let (start, len) = (self.start(), self.range.len() as usize);
-        (0..len).step_by(CHUNK as usize).map(move |at| (start + at, (len - at).min(CHUNK as usize)))
-    }
 }
 
 impl Reservation {
@@ -208,7 +176,7 @@ impl Drop for Reservation {
     }
 }
 
-/// Faults pages in for writing, without touching what is in them.
+/// Faults pages of guest RAM in for writing, without touching what is in them.
 fn populate(start: usize, len: usize) -> io::Result<()> {
     // SAFETY: inside guest RAM, which outlives the workers; contents stay as they are.
     if unsafe { libc::madvise(start as *mut _, len, libc::MADV_POPULATE_WRITE) } == 0 {
@@ -218,11 +186,10 @@ fn populate(start: usize, len: usize) -> io::Result<()> {
     if error.raw_os_error() != Some(libc::EINVAL) {
         return Err(error);
     }
-    // Kernels before 5.14: a write of what is there, page by page. Nothing else runs on this memory yet.
+    // Kernels before 5.14: a write that changes nothing, page by page, and in one piece: the guest may be running.
     for page in (start..start + len).step_by(4096) {
-        let page = page as *mut u8;
-        // SAFETY: inside guest RAM; volatile, because a guest or device may share it.
-        unsafe { page.write_volatile(page.read_volatile()) };
+        // SAFETY: a byte of guest RAM, which is only ever accessed as atomic or volatile bytes.
+        unsafe { AtomicU8::from_ptr(page as *mut u8) }.fetch_or(0, Ordering::Relaxed);
     }
     Ok(())
 }
@@ -253,41 +220,6 @@ fn no_memory(range: AddressRange, pages: Pages, error: io::Error) -> Failure {
     Failure::new(code, cause, fix).source(error)
 }
 
-/// One line on a terminal that says how far it is.
-struct Progress {
-    began: Instant,
-    total: u64,
-    shown: bool,
-    terminal: bool,
-}
-
-impl Progress {
-    fn new(total: u64) -> Self {
-        Self { began: Instant::now(), total, shown: false, terminal: io::stderr().is_terminal() }
-    }
-
-    /// Short at first: a small guest shall not wait for a clock.
-    fn pause(&self) -> Duration {
-        (self.began.elapsed() / 8).clamp(Duration::from_micros(50), Duration::from_millis(100))
-    }
-
-    fn show(&mut self, done: u64) {
-        if !self.terminal || self.began.elapsed() < QUIET {
-            return;
-        }
-        self.shown = true;
-        let percent = done * 100 / self.total.max(1);
-        let _ =
-            write!(io::stderr(), "\rpreparing memory: {percent:3} % of {} MiB", self.total >> 20);
-    }
-
-    fn end(&self) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use vm_memory::Bytes;
@@ -309,10 +241,10 @@ mod tests {
     }
 
     #[test]
-    fn prefault_makes_every_page_resident_and_keeps_contents() {
+    fn populate_makes_every_page_resident_and_keeps_contents() {
         let ram = GuestRam::new(&two_ranges(), Pages::Default).unwrap();
         ram.memory().write_obj(7_u8, GuestAddress(0x1000)).unwrap();
-        ram.prefault().unwrap();
+        ram.regions().for_each(|(_, memory)| ram.populate(memory).unwrap());
         for (_, memory) in ram.regions() {
             let mut resident = vec![0u8; (memory.len / 4096) as usize];
             // SAFETY: a live mapping, and a vector with a byte for each of its pages.
@@ -323,6 +255,16 @@ mod tests {
             assert!(resident.iter().all(|page| page & 1 == 1));
         }
         assert_eq!(ram.memory().read_obj::<u8>(GuestAddress(0x1000)).unwrap(), 7);
+    }
+
+    #[test]
+    fn populate_refuses_what_is_not_guest_ram() {
+        let ram = GuestRam::new(&two_ranges(), Pages::Default).unwrap();
+        for (_, HostMemory { address, len }) in ram.regions() {
+            let beyond = HostMemory { address: address + 4096, len };
+            assert!(ram.populate(beyond).is_err());
+            assert!(ram.populate(HostMemory { address: address - 4096, len: 4096 }).is_err());
+        }
     }
 
     #[test]

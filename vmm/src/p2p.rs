@@ -21,6 +21,8 @@ use strait_devices::{
 };
 use strait_resources::{codes, range::AddressRange};
 
+use crate::pinning::Pinned;
+
 /// What is mapped in one call: the end of a machine waits for the call that runs.
 const PIECE: u64 = 1 << 30;
 
@@ -51,14 +53,11 @@ struct Peer {
 }
 
 impl PeerMappings {
-    /// None yet. `behind`: map them in a thread of their own.
-    pub(crate) fn new(domain: Arc<DmaDomain>, behind: bool) -> io::Result<Self> {
+    /// None yet. `after`: map them in a thread of their own, after RAM, which is waited for.
+    pub(crate) fn new(domain: Arc<DmaDomain>, after: Option<&Arc<Pinned>>) -> io::Result<Self> {
         let (warned, ending) = Default::default();
         let peers = Arc::new(Peers { mapped: Mutex::default(), domain, warned, ending });
-        let worker = match behind {
-            true => Some(Worker::start(&peers)?),
-            false => None,
-        };
+        let worker = after.map(|ram| Worker::start(&peers, ram)).transpose()?;
         Ok(Self { peers, worker })
     }
 
@@ -84,10 +83,14 @@ impl Drop for PeerMappings {
 }
 
 impl Worker {
-    fn start(peers: &Arc<Peers>) -> io::Result<Self> {
+    fn start(peers: &Arc<Peers>, ram: &Arc<Pinned>) -> io::Result<Self> {
         let (requests, waiting) = channel();
-        let peers = Arc::clone(peers);
+        let (peers, ram) = (Arc::clone(peers), Arc::clone(ram));
         let thread = thread::Builder::new().name("p2p".to_owned()).spawn(move || {
+            // No device moves anything before, and the kernel maps one thing at a time.
+            if !ram.wait(&peers.ending) {
+                return;
+            }
             for (range, memory) in waiting {
                 peers.map(range, memory);
             }

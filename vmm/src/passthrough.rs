@@ -10,10 +10,10 @@ use std::{
 use strait_arch::plan::{FunctionRequest, PortPlan, PortRequest};
 use strait_devices::{
     pci::{function::PciFunction, port::Link},
-    ports::{IrqLine, MsiRouter},
+    ports::{BusMasterGate, IrqLine, MsiRouter},
     vfio::{
         attach::{AttachError, Identity, is_alive},
-        backend::VfioBackend,
+        backend::{CONFIG_REGION, VfioBackend},
         bars::presented_bars,
         dma::DmaDomain,
         function::{VfioFunction, VfioParts},
@@ -34,6 +34,9 @@ use strait_resources::{
 use crate::config::{Managed, VfioConfig};
 use crate::inspect::guest::{self, Watched};
 
+/// Offset of the Command register, and its Bus Master Enable.
+const COMMAND: u64 = 4;
+const COMMAND_MASTER: u16 = 1 << 2;
 /// Offset of the Interrupt Pin register.
 const INTERRUPT_PIN: u64 = 0x3d;
 
@@ -303,6 +306,21 @@ impl Opened {
         plan
     }
 
+    /// Does no device master the bus? Asks them. One that is gone does nothing.
+    pub(crate) fn are_silent(&self) -> bool {
+        let masters = |device: &Arc<KernelDevice>| {
+            let mut command = [0; 2];
+            let read = device.region_read(CONFIG_REGION, COMMAND, &mut command);
+            let command = u16::from_le_bytes(command);
+            let masters = read.is_err() || (command != 0xffff && command & COMMAND_MASTER != 0);
+            if masters {
+                log::info!("{} masters the bus by itself: guest RAM is pinned first", device.bdf());
+            }
+            masters
+        };
+        !self.devices.iter().flatten().any(masters)
+    }
+
     /// After a reset: does every device answer?
     pub(crate) fn check_alive(&self) -> Result<(), Failure> {
         match self.devices.iter().flatten().find(|device| !is_alive(device.as_ref())) {
@@ -359,6 +377,7 @@ impl Opened {
         slot: &Slot,
         port: &PortPlan,
         msi: &Arc<dyn MsiRouter>,
+        gate: &Arc<dyn BusMasterGate>,
         intx: impl Fn(u8) -> Arc<dyn IrqLine>,
     ) -> Result<Vec<Built>, Failure> {
         let devices = self.devices.get(index).map_or(&[][..], Vec::as_slice);
@@ -368,11 +387,7 @@ impl Opened {
                 let backend: Arc<dyn VfioBackend> = Arc::clone(device) as Arc<dyn VfioBackend>;
                 let mut pin = [0u8];
                 let pin = backend
-                    .region_read(
-                        strait_devices::vfio::backend::CONFIG_REGION,
-                        INTERRUPT_PIN,
-                        &mut pin,
-                    )
+                    .region_read(CONFIG_REGION, INTERRUPT_PIN, &mut pin)
                     .map_or(0, |()| pin[0]);
                 let built = VfioFunction::new(VfioParts {
                     backend,
@@ -384,7 +399,7 @@ impl Opened {
                     // INTA is 1; a port's device number stands for the function on bus 0.
                     intx: pin.checked_sub(1).filter(|pin| *pin < 4).map(&intx),
                     identity: function.identity,
-                    on_bus_master: None,
+                    gate: Arc::clone(gate),
                 })
                 .map_err(|error| cannot_attach(function.host.bdf, error))?;
                 let (own, layouts) = ((function.host.vendor, function.host.device), built.bars());

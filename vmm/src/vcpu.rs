@@ -99,7 +99,7 @@ impl Vcpu {
     }
 
     fn run(&mut self, parts: &VcpuParts) -> Result<(), Failure> {
-        let mut resets = 0;
+        let (mut resets, mut stalls) = (0, 0);
         if let Some(boot) = &parts.boot {
             self.enter_at(boot)?;
         }
@@ -113,6 +113,11 @@ impl Vcpu {
                         self.enter_at(boot)?;
                     }
                 }
+            }
+            if stalls != parts.control.stalls() {
+                stalls = parts.control.stalls();
+                // Tells the guest's watchdogs; one without kvm-clock has nothing to be told by.
+                let _ = self.fd.kvmclock_ctrl();
             }
             let end = match self.fd.run() {
                 Ok(VcpuExit::MmioRead(address, data)) => {

@@ -2,7 +2,7 @@
 
 use strait_resources::bar::{BarIndex, BarSpec};
 
-use crate::ports::HostMemory;
+use crate::{pci::regs, ports::HostMemory};
 
 /// A configuration access inside one function: 1, 2 or 4 bytes that do not cross a 4-byte boundary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,11 @@ impl ConfigAccess {
     /// Never; an access has at least one byte.
     pub const fn is_empty(self) -> bool {
         false
+    }
+
+    /// Does a write of `value` set Bus Master Enable?
+    pub(crate) fn sets_bus_master(self, value: u32) -> bool {
+        self.offset == regs::COMMAND && value & u32::from(regs::COMMAND_MASTER) != 0
     }
 
     /// All ones in the width of the access: what an absent register reads as.

@@ -33,7 +33,7 @@ use crate::{
         lpc::Lpc,
         port::{RootPort, RootPortParts},
     },
-    ports::{GuestMapper, GuestMapping, MachineControl},
+    ports::{BusMasterGate, GuestMapper, GuestMapping, MachineControl},
 };
 
 /// Where the LPC bridge is.
@@ -50,6 +50,8 @@ pub struct RootParts {
     pub mapper: Arc<dyn GuestMapper>,
     /// Takes the guest's wish for a reset.
     pub control: Arc<dyn MachineControl>,
+    /// Says when passed functions may master the bus.
+    pub gate: Arc<dyn BusMasterGate>,
     /// ECAM after power-on.
     pub ecam: AddressRange,
     /// Where no BAR may be, besides ECAM: RAM, the chipset.
@@ -67,6 +69,7 @@ pub struct RootComplex {
     me: Weak<Self>,
     bus: Arc<Bus>,
     mapper: Arc<dyn GuestMapper>,
+    gate: Arc<dyn BusMasterGate>,
     host_bridge: Mutex<HostBridge>,
     lpc: Mutex<Lpc>,
     ports: RwLock<Vec<Port>>,
@@ -125,6 +128,7 @@ impl RootComplex {
             me: Weak::clone(me),
             bus: parts.bus,
             mapper: parts.mapper,
+            gate: parts.gate,
             host_bridge: Mutex::new(HostBridge::new(parts.ecam)),
             lpc: Mutex::new(Lpc::new(parts.power, parts.root_complex)),
             ports: RwLock::default(),
@@ -245,6 +249,10 @@ impl RootComplex {
             }
             (0, ..) => self.write_port(bdf, at, value),
             (bus, 0, number) => {
+                // Before any lock: a CPU may stand here for long, and the others go on.
+                if at.sets_bus_master(value) && !self.may_master(bus, number) {
+                    return;
+                }
                 let ports = self.ports();
                 let Some((index, port)) = behind(&ports, bus) else { return };
                 let Some(function) = port.function(number) else { return };
@@ -254,6 +262,12 @@ impl RootComplex {
             }
             _ => {}
         }
+    }
+
+    /// Waits until a function may master the bus; at once if there is no such function. `false`: the write must vanish.
+    fn may_master(&self, bus: u8, number: u8) -> bool {
+        let exists = behind(&self.ports(), bus).is_some_and(|(_, p)| p.function(number).is_some());
+        !exists || self.gate.pass()
     }
 
     fn write_port(&self, bdf: Bdf, at: ConfigAccess, value: u32) {

@@ -36,6 +36,28 @@ impl GuestMapper for Machine {
     }
 }
 
+/// Open, or closed until somebody opens it; `pass` says that it waits.
+#[derive(Default)]
+struct Gate {
+    closed: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<bool>)>>,
+}
+
+impl BusMasterGate for Gate {
+    fn pass(&self) -> bool {
+        let closed = self.closed.lock().unwrap().take();
+        match closed {
+            None => true,
+            Some((waits, opens)) => {
+                waits.send(()).unwrap();
+                opens.recv().unwrap()
+            }
+        }
+    }
+    fn is_open(&self) -> bool {
+        self.closed.lock().unwrap().is_none()
+    }
+}
+
 impl MachineControl for Machine {
     fn power_off(&self) {}
     fn reset(&self) {
@@ -99,15 +121,18 @@ struct Fixture {
     machine: Arc<Machine>,
     root: Arc<RootComplex>,
     resets: Arc<AtomicUsize>,
+    gate: Arc<Gate>,
 }
 
 fn fixture() -> Fixture {
+    let gate = Arc::new(Gate::default());
     let (bus, machine) = (Arc::new(Bus::new()), Arc::new(Machine::default()));
     let range = |first, len| AddressRange::new(first, len).unwrap();
     let root = RootComplex::new(RootParts {
         bus: Arc::clone(&bus),
         mapper: Arc::clone(&machine) as Arc<dyn GuestMapper>,
         control: Arc::clone(&machine) as Arc<dyn MachineControl>,
+        gate: Arc::clone(&gate) as Arc<dyn BusMasterGate>,
         ecam: range(ECAM, 4 << 20),
         forbidden: vec![range(0, 0x8000_0000)],
         physical_bits: 40,
@@ -130,7 +155,7 @@ fn fixture() -> Fixture {
     config[..4].copy_from_slice(&0x5678_1234_u32.to_le_bytes());
     config[0x10..0x14].copy_from_slice(&(BAR as u32).to_le_bytes());
     root.add_function(port, 0, Box::new(Device { config, resets: Arc::clone(&resets) }));
-    Fixture { bus, machine, root, resets }
+    Fixture { bus, machine, root, resets, gate }
 }
 
 impl Fixture {
@@ -372,4 +397,38 @@ fn a_function_in_a_long_reset_holds_up_nobody_behind_another_port() {
     });
     assert_eq!(others, Ok(()));
     assert_eq!(fixture.read(BAR + 0x42, 1), 0x42);
+}
+
+#[test]
+fn bus_mastering_waits_for_the_gate_while_other_cpus_go_on() {
+    let fixture = fixture();
+    for (passes, command) in [(false, 0), (true, 4)] {
+        let (waits, waiting) = mpsc::channel();
+        let (open, opens) = mpsc::channel();
+        *fixture.gate.closed.lock().unwrap() = Some((waits, opens));
+        let seen = std::thread::scope(|scope| {
+            let held = scope.spawn(|| fixture.write(at(1, 0, 4), 4));
+            waiting.recv_timeout(Duration::from_secs(10)).unwrap();
+            // The same function, its port, and a write that lets nobody at RAM.
+            fixture.write(at(1, 0, 0x3c), 5);
+            let reads = [at(1, 0, 4), at(0, 1, 0), at(1, 0, 0x3c)].map(|at| fixture.read(at, 1));
+            let waits = !held.is_finished();
+            open.send(passes).unwrap();
+            (reads, waits)
+        });
+        assert_eq!(seen, ([0, fixture.read(at(0, 1, 0), 1), 5], true));
+        assert_eq!(fixture.read(at(1, 0, 4), 2), command);
+    }
+}
+
+#[test]
+fn bus_mastering_of_nobody_and_of_a_port_waits_for_nothing() {
+    let fixture = fixture();
+    let (waits, waiting) = mpsc::channel();
+    let (_open, opens) = mpsc::channel();
+    *fixture.gate.closed.lock().unwrap() = Some((waits, opens));
+    for (bus, device) in [(0, 1), (0, 5), (1, 1), (7, 0)] {
+        fixture.write(at(bus, device, 4), 4);
+    }
+    assert!(waiting.try_recv().is_err());
 }

@@ -24,7 +24,7 @@ use crate::{
         msix::{Msix, MsixEffect, MsixLayout},
         regs::{self, capability},
     },
-    ports::{IrqLine, MsiRouter},
+    ports::{BusMasterGate, IrqLine, MsiRouter},
     vfio::{
         attach::{AttachError, Identity, is_alive, read_config},
         backend::{IrqIndex, VfioBackend},
@@ -35,9 +35,6 @@ use crate::{
         rom::{Rom, RomSource},
     },
 };
-
-/// What is called before the guest lets the device reach RAM.
-pub type BusMasterHook = Arc<dyn Fn() + Send + Sync>;
 
 /// What a function is made from.
 pub struct VfioParts {
@@ -59,9 +56,9 @@ pub struct VfioParts {
     pub msi: Arc<dyn MsiRouter>,
     /// Where the INTx pin leads; `None` shows a function without a pin.
     pub intx: Option<Arc<dyn IrqLine>>,
-    /// Called each time before Bus Master Enable goes from 0 to 1 in the device. Until then the device cannot touch
-    /// RAM, so pinning may end as late as here.
-    pub on_bus_master: Option<BusMasterHook>,
+    /// Asked each time before Bus Master Enable goes from 0 to 1 in the device, and while it is closed the bit stays 0.
+    /// The root complex has waited for it, without our lock; that no write gets past it is seen to here.
+    pub gate: Arc<dyn BusMasterGate>,
 }
 
 /// A device that stopped answering.
@@ -94,7 +91,7 @@ pub struct VfioFunction {
     msi: Option<(u16, Msi)>,
     msix: Option<(u16, MsixLayout, Msix)>,
     rom: Rom,
-    on_bus_master: Option<BusMasterHook>,
+    gate: Arc<dyn BusMasterGate>,
     fault: Option<DeviceFault>,
     warnings: Warnings,
     /// Last: the mappings in `layouts` live as long as it.
@@ -164,7 +161,7 @@ impl VfioFunction {
             msi,
             msix,
             rom: Rom::new(parts.rom),
-            on_bus_master: parts.on_bus_master,
+            gate: parts.gate,
             fault: None,
             warnings: warnings(),
             backend,

@@ -4,11 +4,12 @@
 use std::{
     fs::{File, OpenOptions},
     io::Read,
-    thread::sleep,
+    sync::atomic::{AtomicBool, Ordering},
+    thread::{self, sleep},
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::{
     Arguments, irqs,
@@ -121,6 +122,45 @@ pub(crate) fn check(words: &mut Arguments<'_>) -> Result<()> {
     edu.dma_both_ways()?;
     report("edu.dma", "both ways");
     Ok(())
+}
+
+/// Step `edu-master,N`: the write that enables bus mastering, and what another CPU gets done meanwhile: naps of 10 ms.
+pub(crate) fn master(words: &mut Arguments<'_>) -> Result<()> {
+    let function = pci::find(EDU.0, EDU.1, words.index()?)?;
+    let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let naps = thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            raw::run_on(1)?;
+            begun.store(true, Ordering::Release);
+            let mut naps = 0;
+            while !over.load(Ordering::Acquire) {
+                sleep(Duration::from_millis(10));
+                naps += 1;
+            }
+            Ok::<u32, anyhow::Error>(naps)
+        });
+        raw::run_on(0)?;
+        wait_for("the other CPU", 5, || begun.load(Ordering::Acquire).then_some(()))?;
+        let written = function.command(BME, 0);
+        over.store(true, Ordering::Release);
+        written?;
+        other.join().map_err(|_| anyhow!("the other thread panicked"))?
+    })?;
+    report("edu.naps", naps);
+    Ok(())
+}
+
+/// Step `edu-master-reboot,N`: one CPU enables bus mastering, another one reboots a second later: at once, because an
+/// orderly reboot wants configuration space, which the kernel has locked for the first CPU.
+pub(crate) fn master_then_reboot(words: &mut Arguments<'_>) -> Result<()> {
+    let function = pci::find(EDU.0, EDU.1, words.index()?)?;
+    thread::spawn(move || {
+        let _ = raw::run_on(1);
+        let _ = function.command(BME, 0);
+    });
+    raw::run_on(0)?;
+    sleep(Duration::from_secs(1));
+    write("/proc/sysrq-trigger", "b")
 }
 
 /// Step `edu-all,COUNT`: so many of them, each alive.

@@ -148,6 +148,8 @@ fn do_step(step: &str) -> Result<()> {
         "edu-all" => edu::check_all(&mut words),
         "edu-msi" => edu::msi(&mut words),
         "edu-intx" => edu::intx(&mut words),
+        "edu-master" => edu::master(&mut words),
+        "edu-master-reboot" => edu::master_then_reboot(&mut words),
         "edu-p2p" => edu::peer(&mut words),
         "ivshmem" => memory::shared(&mut words),
         "ping" => net::ping(&mut words),

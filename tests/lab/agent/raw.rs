@@ -110,6 +110,19 @@ pub(crate) fn mount(kind: &str, at: &str) -> Result<()> {
     Ok(())
 }
 
+/// Keeps the calling thread on one CPU.
+pub(crate) fn run_on(cpu: usize) -> Result<()> {
+    // SAFETY: a set of CPUs is plain bits, for which zeros are a value.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `CPU_SET` ignores a CPU that does not fit into the set.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the set lives through the call, and its size is given.
+    let status =
+        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
+    ensure!(status == 0, "cannot run on CPU {cpu}: {}", io::Error::last_os_error());
+    Ok(())
+}
+
 /// Loads a kernel module.
 pub(crate) fn load_module(image: &[u8]) -> io::Result<()> {
     // SAFETY: the kernel copies the image and the empty parameter string before it returns.

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bars;
+mod behind;
 mod binding;
 mod boot;
 mod chest;
@@ -33,6 +34,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(chest::scenarios());
     all.extend(hosts::scenarios());
     all.extend(binding::scenarios());
+    all.extend(behind::scenarios());
     all.extend(bad_input::scenarios());
     all.extend(doctor::scenarios());
     all

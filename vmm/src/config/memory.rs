@@ -3,7 +3,7 @@
 use strait_resources::failure::Failure;
 
 use super::{
-    Memory, Pages, bad_value,
+    Memory, Pages, Pin, bad_value, choice,
     list::List,
     size::{self, SizeError},
 };
@@ -13,17 +13,21 @@ const LEAST: u64 = 16 << 20;
 /// Bridge windows come in this granularity (PCI-to-PCI Bridge 1.2, 3.2.5.8).
 const WINDOW_GRANULE: u64 = 1 << 20;
 
-/// `SIZE[,hugepages=2M|1G]` or `size=SIZE,...`.
+const PIN_CHOICES: &[(&str, Pin)] =
+    &[("auto", Pin::Auto), ("eager", Pin::Eager), ("behind", Pin::Behind)];
+
+/// `SIZE[,hugepages=2M|1G][,pin=auto|eager|behind]` or `size=SIZE,...`.
 pub(super) fn parse(text: &str) -> Result<Memory, Failure> {
-    let list = List::parse("--memory", text, &["size", "hugepages"])?;
+    let list = List::parse("--memory", text, &["size", "hugepages", "pin"])?;
     let mut size_text = list.word;
-    let mut pages = Pages::Default;
+    let (mut pages, mut pin) = (Pages::Default, Pin::Auto);
     for (key, value) in list.pairs {
         match key {
             "size" if size_text.is_some() => {
                 return Err(bad_value(format!("--memory {text}: two sizes"), "keep one"));
             }
             "size" => size_text = Some(value),
+            "pin" => pin = choice("--memory pin=", Some(&value), PIN_CHOICES)?,
             _ => {
                 pages = match size::parse(&value) {
                     Ok(0x20_0000) => Pages::Huge2M,
@@ -57,7 +61,7 @@ pub(super) fn parse(text: &str) -> Result<Memory, Failure> {
         };
         return Err(bad_value(cause, format!("guest RAM is made of {unit} pieces: {near}")));
     }
-    Ok(Memory { size, pages })
+    Ok(Memory { size, pages, pin })
 }
 
 /// The size of an MMIO window: a multiple of 1 MiB, not 0, less than `limit`.
@@ -102,7 +106,19 @@ mod tests {
             ("hugepages=1G,size=3G", 3 * GIB, Pages::Huge1G),
             ("8192M,hugepages=1GiB", 8 * GIB, Pages::Huge1G),
         ] {
-            assert_eq!(parse(text).unwrap(), Memory { size, pages }, "{text}");
+            let pin = Pin::Auto;
+            assert_eq!(parse(text).unwrap(), Memory { size, pages, pin }, "{text}");
+        }
+    }
+
+    #[test]
+    fn parse_when_to_pin() {
+        for (text, pin) in [
+            ("8G,pin=eager", Pin::Eager),
+            ("pin=behind,size=8G,hugepages=2M", Pin::Behind),
+            ("8G,pin=auto", Pin::Auto),
+        ] {
+            assert_eq!(parse(text).unwrap().pin, pin, "{text}");
         }
     }
 
@@ -120,6 +136,7 @@ mod tests {
             ("8G,hugepages=on", "E2003", "hugepages=2M or hugepages=1G"),
             ("8G,size=4G", "E2003", "two sizes"),
             ("hugepages=2M", "E2003", "no size"),
+            ("8G,pin=late", "E2003", "one of: auto, eager, behind"),
             ("8G,hugepage=2M", "E2002", "did you mean hugepages=?"),
             ("99999999999999999999G", "E2003", "64 bits"),
         ] {

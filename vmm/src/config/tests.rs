@@ -56,7 +56,7 @@ fn kernel_alone_gives_the_documented_defaults() {
             hide: Hide::No,
             hv_vendor: None,
         },
-        memory: Memory { size: 512 << 20, pages: Pages::Default },
+        memory: Memory { size: 512 << 20, pages: Pages::Default, pin: Pin::Auto },
         vfio: vec![],
         p2p: P2p::Auto,
         serial: Serial::Stdio,

@@ -16,7 +16,7 @@ use strait_resources::{
 };
 
 use super::{QUIET, STRONG, shortened};
-use crate::config::{BootMode, Cpu, Hide, Identity, P2p, Pages, RunConfig, Serial};
+use crate::config::{BootMode, Cpu, Hide, Identity, P2p, Pages, Pin, RunConfig, Serial};
 
 /// What a line of the picture and of the lists may take.
 const COLUMNS: usize = 100;
@@ -81,7 +81,13 @@ fn machine(text: &mut String, config: &RunConfig, functions: usize) {
         Pages::Huge2M => "in huge pages of 2 MiB",
         Pages::Huge1G => "in huge pages of 1 GiB",
     };
-    line(text, "memory", &format!("{} {pages}", Size(config.memory.size)));
+    let pinned = match config.memory.pin {
+        _ if config.vfio.is_empty() => "",
+        Pin::Auto => "",
+        Pin::Eager => ", pinned before the guest starts",
+        Pin::Behind => ", pinned while the guest boots",
+    };
+    line(text, "memory", &format!("{} {pages}{pinned}", Size(config.memory.size)));
     let serial = match &config.serial {
         Serial::Stdio => "standard input and output".to_owned(),
         Serial::None => "nowhere".to_owned(),
@@ -350,7 +356,7 @@ mod tests {
                 hide: Hide::Kvm,
                 hv_vendor: Some(*b"short\0\0\0\0\0\0\0"),
             },
-            memory: Memory { size: 4 << 30, pages: Pages::Default },
+            memory: Memory { size: 4 << 30, pages: Pages::Default, pin: Pin::Auto },
             vfio: vec![],
             p2p: P2p::Auto,
             serial: Serial::Stdio,

@@ -198,14 +198,15 @@ impl VfioFunction {
 
     fn write_command(&mut self, value: u16) {
         let old = self.command.guest;
-        let new = value & (COMMAND_SHADOW | COMMAND_DEVICE);
+        let mut new = value & (COMMAND_SHADOW | COMMAND_DEVICE);
+        if new & !old & regs::COMMAND_MASTER != 0 && !self.gate.is_open() {
+            self.warnings.once("bus mastering stays off", &"guest RAM is not mapped for DMA yet");
+            new &= !regs::COMMAND_MASTER;
+        }
         self.command.guest = new & COMMAND_SHADOW | old & COMMAND_DEVICE;
         if (new ^ old) & COMMAND_DEVICE != 0 {
             if new & !old & regs::COMMAND_MASTER != 0 {
                 self.warnings.life.bus_master();
-                if let Some(hook) = &self.on_bus_master {
-                    hook();
-                }
             }
             let reached = self.write_device_command(new & COMMAND_DEVICE);
             self.command.guest = new & COMMAND_SHADOW | reached & COMMAND_DEVICE;

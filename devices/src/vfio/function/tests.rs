@@ -1,6 +1,6 @@
 mod hostile;
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use strait_resources::bar::BarKind;
 
@@ -50,6 +50,25 @@ struct Bench {
     device: Arc<FakeDevice>,
     function: VfioFunction,
     masters: Arc<AtomicUsize>,
+    open: Arc<AtomicBool>,
+}
+
+/// Leaves a trace among the device's calls when it is asked.
+struct Gate {
+    open: Arc<AtomicBool>,
+    seen: Arc<AtomicUsize>,
+    log: Arc<FakeDevice>,
+}
+
+impl BusMasterGate for Gate {
+    fn pass(&self) -> bool {
+        panic!("a function never waits: its lock is held")
+    }
+    fn is_open(&self) -> bool {
+        self.seen.fetch_add(1, Relaxed);
+        self.log.region_read(0, 0xf00d, &mut [0]).unwrap();
+        self.open.load(Relaxed)
+    }
 }
 
 fn attach(device: FakeDevice) -> Result<Bench, AttachError> {
@@ -70,7 +89,8 @@ fn attach(device: FakeDevice) -> Result<Bench, AttachError> {
     device.calls();
     let monitor = Arc::new(device.monitor());
     let masters = Arc::new(AtomicUsize::new(0));
-    let (seen, log) = (masters.clone(), device.clone());
+    let open = Arc::new(AtomicBool::new(true));
+    let (opened, seen, log) = (open.clone(), masters.clone(), device.clone());
     let function = VfioFunction::new(VfioParts {
         name: "0000:3b:00.0".parse().unwrap(),
         backend: device.clone(),
@@ -80,12 +100,9 @@ fn attach(device: FakeDevice) -> Result<Bench, AttachError> {
         multifunction: false,
         msi: monitor.clone(),
         intx: Some(monitor),
-        on_bus_master: Some(Arc::new(move || {
-            seen.fetch_add(1, Relaxed);
-            log.region_read(0, 0xf00d, &mut [0]).unwrap();
-        })),
+        gate: Arc::new(Gate { open: opened, seen, log }),
     })?;
-    Ok(Bench { device, function, masters })
+    Ok(Bench { device, function, masters, open })
 }
 
 /// Attached, with the calls of that forgotten.
@@ -206,7 +223,7 @@ fn command_and_status_in_one_write_reach_their_owners() {
 }
 
 #[test]
-fn bus_mastering_is_announced_before_it_reaches_the_device() {
+fn bus_mastering_is_asked_for_before_it_reaches_the_device() {
     let mut bench = bench();
     bench.command(regs::COMMAND_MASTER);
     assert_eq!(bench.calls(), ["read 0 0xf00d 1", "write 7 0x4 0700", "read 7 0x4 2"]);
@@ -215,6 +232,20 @@ fn bus_mastering_is_announced_before_it_reaches_the_device() {
     bench.command(0);
     bench.command(regs::COMMAND_MASTER);
     assert_eq!(bench.masters.load(Relaxed), 2);
+    assert!(bench.function.life_signs().report().bus_master);
+}
+
+#[test]
+fn bus_mastering_never_reaches_the_device_while_the_gate_is_closed() {
+    let mut bench = bench();
+    bench.open.store(false, Relaxed);
+    bench.command(regs::COMMAND_MASTER | regs::COMMAND_SERR | regs::COMMAND_MEMORY);
+    let calls = bench.calls();
+    assert_eq!(calls, ["read 0 0xf00d 1", "write 7 0x4 0301", "read 7 0x4 2"]);
+    assert_eq!(bench.read(regs::COMMAND, 2) & u32::from(regs::COMMAND_MASTER), 0);
+    assert!(!bench.function.life_signs().report().bus_master);
+    bench.open.store(true, Relaxed);
+    bench.command(regs::COMMAND_MASTER);
     assert!(bench.function.life_signs().report().bus_master);
 }
 

@@ -11,6 +11,9 @@ const fn with_tables(bytes: u64) -> u64 {
     bytes.saturating_add(bytes / 256).saturating_add(OWN)
 }
 
+/// What the rest of the host may come to need while a guest boots.
+const SPARE: u64 = 256 << 20;
+
 /// Can the host give `bytes` of RAM in ordinary (or transparent huge) pages? Refuses with E1301.
 pub fn memory(sysroot: &Sysroot, bytes: u64) -> Result<(), Failure> {
     let need = with_tables(bytes);
@@ -39,6 +42,15 @@ pub fn memory(sysroot: &Sysroot, bytes: u64) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// Is there so much more than a guest of `bytes` of RAM takes that it will still be there when the last page is
+/// touched, whatever else the host does meanwhile? An eighth more, and [`SPARE`].
+pub fn has_spare_memory(sysroot: &Sysroot, bytes: u64) -> Result<bool, Failure> {
+    let wanted = with_tables(bytes).saturating_add(bytes / 8).saturating_add(SPARE);
+    let host = memory::memory(sysroot)?.available;
+    let cgroup = memory::cgroup_limit(sysroot)?.map_or(u64::MAX, |limit| limit.room);
+    Ok(host.min(cgroup) >= wanted)
 }
 
 /// May this process pin `bytes` of guest RAM? The hard limit counts; raising the soft one to it is the
@@ -115,6 +127,18 @@ mod tests {
     fn memory_just_as_large_as_what_is_available_does_not_fit() {
         let tree = basic();
         assert!(memory(&tree.sysroot(), 60_123_456 << 10).is_err());
+    }
+
+    #[test]
+    fn spare_memory_is_more_than_what_fits_and_the_cgroups_counts_too() {
+        let tree = basic();
+        assert!(has_spare_memory(&tree.sysroot(), 48 * GIB).unwrap());
+        memory(&tree.sysroot(), 56 * GIB).unwrap();
+        assert!(!has_spare_memory(&tree.sysroot(), 56 * GIB).unwrap());
+        tree.file("/sys/fs/cgroup/user.slice/memory.max", (4 * GIB).to_string());
+        tree.file("/sys/fs/cgroup/user.slice/memory.current", "0");
+        assert!(has_spare_memory(&tree.sysroot(), 3 * GIB).unwrap());
+        assert!(!has_spare_memory(&tree.sysroot(), 15 * GIB / 4).unwrap());
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod select;
 pub use assignable::assignable;
 pub use bindable::{Allowed, Bindable, Taking, bindable, unused};
 pub use machine::{host, kvm, vfio};
-pub use memory::{huge_pages, memlock, memory};
+pub use memory::{has_spare_memory, huge_pages, memlock, memory};
 pub use select::{Slot, expect, resolve, select, selector};
 
 use super::sysroot::SysError;
