@@ -26,6 +26,9 @@ pub(super) fn image_holds(outcome: &Outcome, device: &str, word: &str) -> Result
 /// How often the guest may make strait's own code run for 2000 reads.
 const EXITS_ALLOWED: u64 = 20;
 
+/// How often a guest may make strait's own code run from start to power-off: 2245 when this was set.
+const BOOT_EXITS_ALLOWED: u64 = 2600;
+
 /// The scenarios.
 pub(crate) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -56,6 +59,29 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
                 let message = || format!("{exits} exits to user space, {EXITS_ALLOWED} allowed");
                 if exits < EXITS_ALLOWED { Ok(()) } else { Err(message()) }
             }),
+        Scenario::new(
+            "boot-exits",
+            HostKind::Main,
+            "boot, 2000 reads and power-off exit to strait 2600 times at most",
+        )
+        .vm(Vm::new("a", "nvme-reads,0,2000").device("nvme0").modules(&["nvme"]))
+        .script(
+            "bind {all}\n\
+                 count_exits\n\
+                 vm_a\n\
+                 exits >$J/exits\n\
+                 stop_counting\n\
+                 echo \"LAB figure.exits=$(cat $J/exits) to user space until power-off\"\n",
+        )
+        .strait_check(|outcome| {
+            let counted = outcome.text("exits");
+            let exits: u64 = counted.trim().parse().map_err(|_| format!("exits: {counted}"))?;
+            // Less than a boot can do with is no count.
+            match exits {
+                200..=BOOT_EXITS_ALLOWED => Ok(()),
+                _ => Err(format!("{exits} exits to user space, {BOOT_EXITS_ALLOWED} allowed")),
+            }
+        }),
         Scenario::new(
             "sigkill",
             HostKind::Main,
