@@ -1,7 +1,9 @@
-//! Walks the two capability lists of a function: where each capability lies, and how long it can be.
+//! The two capability lists of a function: where each capability lies, and how long it can be.
 //!
-//! Configuration space comes from a device, and devices lie: a walk ends at the first pointer that leads into
-//! the header, out of the bytes, or to a place it has been. (PCI 6.7; PCIe 7.6.3)
+//! Configuration space comes from a device, and devices lie: the walk, which the host's checks share, ends at the first
+//! pointer that leads into the header, out of the bytes, or to a place it has been. (PCI 6.7; PCIe 7.6.3)
+
+use strait_resources::host::capabilities as walk;
 
 use crate::pci::regs::{self, af, capability, extended_header, msi, msix, pcie, pm, vpd};
 
@@ -32,33 +34,16 @@ pub struct ExtendedCapability {
 /// The capabilities of `config`, a type 0 configuration space, in list order.
 pub fn capabilities(config: &[u8]) -> Vec<Capability> {
     let end = config.len().min(regs::CONVENTIONAL_SIZE.into());
-    let Some(config) = config.get(..end) else { return Vec::new() };
-    if read16(config, regs::STATUS).unwrap_or(0) & regs::STATUS_CAPABILITIES == 0 {
-        return Vec::new();
-    }
-    let mut found: Vec<(u8, u16)> = Vec::new();
-    let mut next = byte(config, regs::CAPABILITIES_POINTER);
-    // A place seen twice is a cycle; the bound holds even if that test were wrong.
-    while let (Some(pointer), true) = (next, found.len() < regs::MAX_CAPABILITIES) {
-        // Bits 1:0 are reserved and software masks them (PCI 6.7).
-        let offset = u16::from(pointer & 0xfc);
-        if offset < regs::HEADER_SIZE || found.iter().any(|&(_, seen)| seen == offset) {
-            break;
-        }
-        let Some([id, after]) = read16(config, offset).map(u16::to_le_bytes) else { break };
-        if id == 0xff {
-            break;
-        }
-        found.push((id, offset));
-        next = Some(after);
-    }
+    let config = config.get(..end).unwrap_or_default();
+    let found = placed(&walk::standard(config));
     let starts: Vec<u16> = found.iter().map(|&(_, offset)| offset).collect();
     found
         .into_iter()
-        .map(|(id, offset)| {
+        .filter_map(|(id, offset)| {
+            let id = u8::try_from(id).ok()?;
             let room = room(&starts, offset, end);
             let len = known_len(config, id, offset).map_or(room, |len| len.min(room));
-            Capability { id, offset, len }
+            Some(Capability { id, offset, len })
         })
         .collect()
 }
@@ -66,42 +51,30 @@ pub fn capabilities(config: &[u8]) -> Vec<Capability> {
 /// The extended capabilities of `config`, in list order; none if the function has only conventional space.
 pub fn extended_capabilities(config: &[u8]) -> Vec<ExtendedCapability> {
     let end = config.len().min(regs::CONFIG_SIZE.into());
-    let mut found: Vec<(u32, u16)> = Vec::new();
-    let mut offset = regs::EXTENDED_START;
-    while found.len() < regs::MAX_EXTENDED_CAPABILITIES {
-        let Some(header) = read32(config, offset) else { break };
-        let absent = header == 0 || header == u32::MAX;
-        if absent || found.iter().any(|&(_, seen)| seen == offset) {
-            break;
-        }
-        found.push((header, offset));
-        offset = extended_header::next(header);
-        if offset < regs::EXTENDED_START {
-            break;
-        }
-    }
+    let found = placed(&walk::extended(config));
     let starts: Vec<u16> = found.iter().map(|&(_, offset)| offset).collect();
     found
         .into_iter()
-        .map(|(header, offset)| ExtendedCapability {
-            id: extended_header::id(header),
-            version: extended_header::version(header),
-            offset,
-            len: room(&starts, offset, end),
+        .filter_map(|(id, offset)| {
+            let version = extended_header::version(read32(config, offset)?);
+            Some(ExtendedCapability { id, version, offset, len: room(&starts, offset, end) })
         })
         .collect()
 }
 
+/// Identifier and offset, which fits into the 12 bits of a pointer.
+fn placed(found: &[walk::Capability]) -> Vec<(u16, u16)> {
+    found.iter().filter_map(|found| Some((found.id, u16::try_from(found.offset).ok()?))).collect()
+}
+
 /// Little-endian, `None` past the end.
 pub fn read16(config: &[u8], offset: u16) -> Option<u16> {
-    let at = usize::from(offset);
-    config.get(at..at + 2)?.try_into().ok().map(u16::from_le_bytes)
+    walk::word(config, offset.into())
 }
 
 /// Little-endian, `None` past the end.
 pub fn read32(config: &[u8], offset: u16) -> Option<u32> {
-    let at = usize::from(offset);
-    config.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes)
+    walk::dword(config, offset.into())
 }
 
 fn byte(config: &[u8], offset: u16) -> Option<u8> {

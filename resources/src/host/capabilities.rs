@@ -73,7 +73,9 @@ pub fn word(config: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(bytes.try_into().ok()?))
 }
 
-fn standard(config: &[u8]) -> Vec<Capability> {
+/// The list below 256 bytes, in its order. Devices lie: it ends at the first pointer into the header, out of the bytes,
+/// or to a place it has been.
+pub fn standard(config: &[u8]) -> Vec<Capability> {
     const STATUS: usize = 0x06;
     /// Status bit 4: there is a list.
     const HAS_LIST: u16 = 1 << 4;
@@ -90,7 +92,8 @@ fn standard(config: &[u8]) -> Vec<Capability> {
             break;
         };
         let Some(header) = word(config, offset) else { break };
-        if header == u16::MAX || found.iter().any(|known| known.offset == offset) {
+        // An identifier of all ones is what absent space reads as.
+        if header & 0xff == 0xff || found.iter().any(|known| known.offset == offset) {
             break;
         }
         found.push(Capability { kind: Kind::Standard, id: header & 0xff, offset });
@@ -99,7 +102,8 @@ fn standard(config: &[u8]) -> Vec<Capability> {
     found
 }
 
-fn extended(config: &[u8]) -> Vec<Capability> {
+/// The list from 256 bytes on, likewise.
+pub fn extended(config: &[u8]) -> Vec<Capability> {
     const START: usize = 0x100;
     /// Eight bytes an entry at least.
     const MAX: usize = (4096 - START) / 8;

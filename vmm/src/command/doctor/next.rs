@@ -100,10 +100,10 @@ fn ends_by_binding(finding: &Finding, chosen: &[&Entry]) -> bool {
     binds && finding.code.is_some_and(|code| ["E1102", "E1103"].contains(&code.id))
 }
 
-/// What stands between the host and `strait bind`.
+/// What stands between the device and a guest.
 fn first(failure: &Failure) -> Next {
     let Failure { code, cause, fix, .. } = failure;
-    let heading = format!("Before strait bind: {cause} ({}); {fix}.", code.id);
+    let heading = format!("Before a guest can have it: {cause} ({}); {fix}.", code.id);
     Next { heading, ..Next::default() }
 }
 
@@ -143,8 +143,9 @@ fn start(
     };
     next.step(format!("{with}; Ctrl-A x ends it"), line);
     if let Some(from) = drivers(devices) {
-        next.after =
-            format!("The guest has the device for as long as it runs, then {from} has it again.");
+        next.after = format!(
+            "The guest has the device for as long as it runs; then it is back with {from}."
+        );
     }
     Ok(())
 }
