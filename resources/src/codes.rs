@@ -66,6 +66,8 @@ codes! {
     E1307 6 "not enough huge pages"
     E1309 6 "the firmware keeps the device's memory mapped"
     E1401 7 "the device did not come back from a reset"
+    E1403 0 "trouble with this device is on record"
+    E1405 0 "a device cannot be reset"
     E2001 2 "unknown or misused flag"
     E2002 2 "unknown key"
     E2003 2 "bad value"

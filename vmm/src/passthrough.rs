@@ -5,6 +5,7 @@ pub(crate) mod rom;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use strait_arch::plan::{FunctionRequest, PortPlan, PortRequest};
@@ -12,7 +13,7 @@ use strait_devices::{
     pci::{function::PciFunction, port::Link},
     ports::{BusMasterGate, IrqLine, MsiRouter},
     vfio::{
-        attach::{AttachError, Identity, is_alive},
+        attach::{AttachError, Identity, comes_alive},
         backend::{CONFIG_REGION, VfioBackend},
         bars::presented_bars,
         dma::DmaDomain,
@@ -27,7 +28,13 @@ use strait_resources::{
     bdf::{Bdf, BdfSelector},
     codes,
     failure::Failure,
-    host::{check, iommu, pci::HostFunction, sysroot::Sysroot},
+    host::{
+        check, iommu,
+        pci::HostFunction,
+        reset::{self, Way},
+        sysroot::Sysroot,
+        trouble,
+    },
     selector::Selector,
 };
 
@@ -37,6 +44,10 @@ use crate::inspect::guest::{self, Watched};
 /// Offset of the Command register, and its Bus Master Enable.
 const COMMAND: u64 = 4;
 const COMMAND_MASTER: u16 = 1 << 2;
+
+/// How long a device may take to come back from a reset.
+const ALIVE_LIMIT: Duration = Duration::from_secs(10);
+
 /// Offset of the Interrupt Pin register.
 const INTERRUPT_PIN: u64 = 0x3d;
 
@@ -71,6 +82,8 @@ pub(crate) struct Selection {
     pub(crate) warnings: Vec<Failure>,
     /// What sysfs says that the IOMMU can address and what it keeps.
     pub(crate) constraints: iommu::DmaConstraints,
+    /// How each function is reset.
+    resets: BTreeMap<Bdf, Way>,
 }
 
 /// The devices on the host that are meant, whoever has them now.
@@ -114,21 +127,32 @@ impl Selection {
         let Candidates { wanted, resolved } = candidates;
         if wanted.is_empty() {
             let constraints = iommu::DmaConstraints::default();
-            return Ok(Self { slots: Vec::new(), warnings: Vec::new(), constraints });
+            let (slots, warnings, resets) = (Vec::new(), Vec::new(), BTreeMap::new());
+            return Ok(Self { slots, warnings, constraints, resets });
         }
         let all: Vec<HostFunction> =
             resolved.iter().flat_map(|slot| slot.functions.clone()).collect();
         let mut warnings = if pretend { Vec::new() } else { check::assignable(sysroot, &all)? };
+        let mut resets = BTreeMap::new();
+        for function in &all {
+            let way = reset::way(sysroot, function, &all)?;
+            warnings.extend(trouble::warning(function));
+            warnings.extend(reset::warning(function.bdf, &way));
+            resets.insert(function.bdf, way);
+        }
         let groups: BTreeSet<u32> = all.iter().filter_map(|function| function.group).collect();
         let constraints = iommu::dma_constraints(sysroot, &groups.into_iter().collect::<Vec<_>>())?;
         let slots = arrange(wanted, resolved, &mut warnings)?;
-        Ok(Self { slots, warnings, constraints })
+        Ok(Self { slots, warnings, constraints, resets })
     }
 
-    /// Every function, and the IDs that the guest sees on it.
-    pub(crate) fn shown(&self) -> impl Iterator<Item = (&HostFunction, Identity)> {
+    /// Every function, the IDs that the guest sees on it, and how it is reset.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = (&HostFunction, Identity, &Way)> {
         let functions = self.slots.iter().flat_map(|slot| &slot.functions);
-        functions.map(|function| (&function.host, function.identity))
+        functions.map(|function| {
+            let reset = self.resets.get(&function.host.bdf).unwrap_or(&Way::None);
+            (&function.host, function.identity, reset)
+        })
     }
 
     /// Every function, in the order of the slots.
@@ -301,7 +325,8 @@ impl Opened {
         let devices: Vec<_> = self.devices.iter().flatten().map(Arc::clone).collect();
         let plan = ResetPlan::new(&devices);
         for (bdf, reason) in &plan.without {
-            log::warn!("{bdf} keeps its state over guest reboots: {reason}");
+            // The user has had E1405, from the same facts as sysfs tells them.
+            log::info!("{bdf} keeps its state over guest reboots: {reason}");
         }
         plan
     }
@@ -323,17 +348,23 @@ impl Opened {
 
     /// After a reset: does every device answer?
     pub(crate) fn check_alive(&self) -> Result<(), Failure> {
-        match self.devices.iter().flatten().find(|device| !is_alive(device.as_ref())) {
+        let dead = |device: &&Arc<KernelDevice>| !comes_alive(device.as_ref(), ALIVE_LIMIT);
+        match self.devices.iter().flatten().find(dead) {
             None => Ok(()),
             Some(dead) => {
-                let cause = format!("{} did not come back from its reset", dead.bdf());
+                let seconds = ALIVE_LIMIT.as_secs();
+                let cause = format!(
+                    "{} did not come back from its reset: its config space reads as all ones for {seconds} s",
+                    dead.bdf()
+                );
                 let fix = "power-cycle the host; if it happens again, look for its reset bug: strait explain E1401";
                 Err(Failure::new(&codes::E1401, cause, fix))
             }
         }
     }
 
-    /// Opens group, container and device of each function, and resets each once.
+    /// Opens group, container and device of each function; the kernel resets each on the way. Refuses (E1401) one that
+    /// does not come back.
     pub(crate) fn new(domain: &Arc<DmaDomain>, slots: &[Slot]) -> Result<Self, Failure> {
         let open = |function: &Chosen| {
             domain.open(function.host.bdf).map(Arc::new).map_err(|error| error.into_failure())
@@ -342,7 +373,9 @@ impl Opened {
             .iter()
             .map(|slot| slot.functions.iter().map(open).collect())
             .collect::<Result<_, Failure>>()?;
-        Ok(Self { devices })
+        let opened = Self { devices };
+        opened.check_alive()?;
+        Ok(opened)
     }
 
     /// The slots as the plan needs them, BARs as VFIO reports them.

@@ -20,7 +20,7 @@ use strait_resources::{
     bdf::Bdf,
     codes,
     failure::Failure,
-    host::{pci::HostFunction, sysroot::Sysroot},
+    host::{pci::HostFunction, reset::Way, sysroot::Sysroot},
     names::Names,
 };
 
@@ -119,7 +119,7 @@ pub(crate) fn warnings(warnings: &[Failure]) {
 /// The machine that would run; `functions` are the passed ones.
 pub(crate) fn dry_run(
     config: &RunConfig,
-    functions: &[(&HostFunction, Identity)],
+    functions: &[(&HostFunction, Identity, &Way)],
     plan: &Plan,
 ) -> Result<(), Failure> {
     out(&dry_run::render(config, &Names::load(&Sysroot::host()), functions, plan))

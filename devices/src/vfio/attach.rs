@@ -1,6 +1,9 @@
 //! What attaching a function starts from, and how it can fail.
 
-use std::io;
+use std::{
+    io, thread,
+    time::{Duration, Instant},
+};
 
 use strait_resources::bar::BarIndex;
 
@@ -85,6 +88,18 @@ pub fn is_alive(backend: &dyn VfioBackend) -> bool {
     let mut class = [0xff; 4];
     let read = backend.region_read(CONFIG_REGION, regs::REVISION_ID.into(), &mut class);
     read.is_ok() && answers(&class)
+}
+
+/// The same, for a device that comes out of a reset: it gets so much time. Some answer with all ones for a while.
+pub fn comes_alive(backend: &dyn VfioBackend, limit: Duration) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        match is_alive(backend) {
+            true => return true,
+            false if Instant::now() >= end => return false,
+            false => thread::sleep(Duration::from_millis(20)),
+        }
+    }
 }
 
 /// Is there a device behind these bytes of revision and class?

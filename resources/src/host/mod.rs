@@ -16,7 +16,9 @@ pub mod kernels;
 pub mod memory;
 pub mod needs;
 pub mod pci;
+pub mod reset;
 pub mod rom;
 pub mod sysroot;
+pub mod trouble;
 
 pub use sysroot::Sysroot;

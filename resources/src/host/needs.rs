@@ -179,14 +179,18 @@ pub fn nodes(sysroot: &Sysroot, function: &HostFunction) -> Result<Vec<String>, 
     Ok(nodes)
 }
 
-/// Walks the directories of a device and reads their `uevent` files.
+/// Walks the directories of a device and reads the `uevent` files of those with a node. Of the others it is not read:
+/// some kernels take the device's lock for that, and a driver that hangs keeps it.
 fn collect(sysroot: &Sysroot, device: &str, nodes: &mut Vec<String>) -> Result<(), SysError> {
     /// A USB controller with every port in use has some hundreds.
     const MAX_DIRECTORIES: usize = 8192;
     let mut open = vec![device.to_owned()];
     for _ in 0..MAX_DIRECTORIES {
         let Some(path) = open.pop() else { break };
-        let uevent = sysroot.read_if_present(&format!("{path}/uevent"))?.unwrap_or_default();
+        let uevent = match sysroot.exists(&format!("{path}/dev")) {
+            true => sysroot.read_if_present(&format!("{path}/uevent"))?.unwrap_or_default(),
+            false => String::new(),
+        };
         let name = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME="));
         nodes.extend(name.map(|name| format!("/dev/{name}")));
         match sysroot.directories(&path) {
@@ -300,6 +304,8 @@ mod tests {
     #[test]
     fn nodes_are_those_below_the_device_and_its_disks() {
         let tree = tree("nvidia");
+        tree.file(&format!("{DEVICE}/drm/card1/dev"), "226:1\n");
+        tree.file(&format!("{DEVICE}/sound/card2/pcmC2D3p/dev"), "116:3\n");
         tree.file(&format!("{DEVICE}/drm/card1/uevent"), "MAJOR=226\nDEVNAME=dri/card1\n");
         tree.file(&format!("{DEVICE}/sound/card2/pcmC2D3p/uevent"), "DEVNAME=snd/pcmC2D3p\n");
         tree.file(&format!("{DEVICE}/block/sda/dev"), "8:0\n");

@@ -10,7 +10,7 @@ use strait_devices::pci::{
 use strait_resources::{
     bar::{BarIndex, BarKind},
     bdf::Bdf,
-    host::pci::HostFunction,
+    host::{pci::HostFunction, reset::Way},
     names::{self, Names},
     size::Size,
 };
@@ -27,7 +27,7 @@ const LABEL: usize = 10;
 pub(super) fn render(
     config: &RunConfig,
     names: &Names,
-    functions: &[(&HostFunction, Identity)],
+    functions: &[(&HostFunction, Identity, &Way)],
     plan: &Plan,
 ) -> String {
     let mut text = String::new();
@@ -44,7 +44,7 @@ pub(super) fn render(
         .iter()
         .flat_map(|port| port.functions.iter().map(move |function| (port, function)))
     {
-        let known = functions.iter().find(|(host, _)| host.bdf == function.host);
+        let known = functions.iter().find(|(host, ..)| host.bdf == function.host);
         device(&mut text, port, function, known.copied(), names);
     }
     let _ = writeln!(
@@ -132,10 +132,10 @@ fn device(
     text: &mut String,
     port: &PortPlan,
     function: &FunctionPlan,
-    known: Option<(&HostFunction, Identity)>,
+    known: Option<(&HostFunction, Identity, &Way)>,
     names: &Names,
 ) {
-    let host = known.map(|(host, _)| host);
+    let host = known.map(|(host, ..)| host);
     let name = host.map(|host| names.function(host)).unwrap_or_default();
     let room = COLUMNS.saturating_sub(16);
     let _ = writeln!(text, "  {STRONG}{}{STRONG:#}  {}", function.host, shortened(&name, room));
@@ -148,15 +148,13 @@ fn device(
     );
     line(text, "guest", &guest);
     if let Some(host) = host {
-        if let Some(shown) = known.and_then(|(_, identity)| other_ids(host, identity)) {
+        if let Some(shown) = known.and_then(|(_, identity, _)| other_ids(host, identity)) {
             line(text, "IDs", &shown);
         }
         line(text, "host", &facts(host));
-        let reset = match host.reset_methods.as_slice() {
-            [] => "none that the kernel knows".to_owned(),
-            methods => methods.join(", "),
-        };
-        line(text, "reset", &reset);
+        if let Some((.., reset)) = known {
+            line(text, "reset", &reset.to_string());
+        }
         line(text, "interrupts", &interrupts(host));
     }
     let sizes = function.bars.iter().map(|bar| Size(bar.spec.size).to_string().len());
@@ -372,7 +370,8 @@ mod tests {
         // An empty directory: names are numbers, whatever the machine of the test has.
         let nowhere = tempfile::tempdir().unwrap();
         let names = Names::load(&Sysroot::at(nowhere.path()));
-        let all: Vec<_> = hosts.iter().map(|host| (host, Identity::default())).collect();
+        let flr = Way::Alone(vec!["flr".to_owned(), "bus".to_owned()]);
+        let all: Vec<_> = hosts.iter().map(|host| (host, Identity::default(), &flr)).collect();
         strip_str(&render(&config(), &names, &all, &plan(hosts))).to_string()
     }
 
@@ -383,7 +382,7 @@ mod tests {
             "0000:3b:00.0  NVIDIA TU102 GeForce RTX 2080 Ti Rev. A [10de:1e07]",
             "01:00.0, Xorg BusID \"PCI:1:0:0\", behind root port 00:",
             "VGA controller, IOMMU group 13, driver vfio-pci, NUMA node 1\n",
-            "reset       flr, bus\n",
+            "reset       flr, then bus\n",
             "INTA, MSI (16), MSI-X (9)",
             "BAR 0       32-bit                  16 MiB  0x",
             "BAR 5       I/O ports            128 bytes  0x",

@@ -247,6 +247,7 @@ mod tests {
         let tree = card();
         let uevent = format!("/sys/bus/pci/devices/{GPU}/drm/card0/uevent");
         tree.file(&uevent, "DEVNAME=dri/card0\n");
+        tree.file(&uevent.replace("uevent", "dev"), "226:0\n");
         tree.link("/proc/812/fd/5", "/dev/dri/card0");
         tree.file("/proc/812/comm", "Xorg\n");
         let failure = refused(&tree);
@@ -260,6 +261,7 @@ mod tests {
         let tree = card();
         let uevent = format!("/sys/bus/pci/devices/{AUDIO}/sound/card1/controlC1/uevent");
         tree.file(&uevent, "DEVNAME=snd/controlC1\n");
+        tree.file(&uevent.replace("uevent", "dev"), "116:2\n");
         tree.link("/proc/900/fd/5", "/dev/snd/controlC1");
         tree.file("/proc/900/comm", "pipewire\n");
         let found = ask(&tree, &Allowed::default()).unwrap();

@@ -5,6 +5,8 @@ use super::{
         capabilities::{self, Kind},
         check::assignable,
         pci::{self, HostFunction},
+        reset::{self, Way},
+        trouble,
     },
     Answer, Host, Outcome,
 };
@@ -23,107 +25,25 @@ pub(super) fn alive(host: &Host<'_>, function: &HostFunction) -> Answer {
 
 /// 27: how it is brought back to a known state.
 pub(super) fn reset(host: &Host<'_>, function: &HostFunction) -> Answer {
-    if !function.reset_methods.is_empty() {
-        let methods = function.reset_methods.join(", then ");
-        return Ok(vec![Outcome::pass(format!("the kernel resets it by {methods}"))]);
+    let way = reset::way(host.sysroot, function, host.chosen)?;
+    if let Some(warning) = reset::warning(function.bdf, &way) {
+        return Ok(vec![Outcome::refusal(warning)]);
     }
-    if host.sysroot.exists(&pci::path(function.bdf, "reset")) {
-        return Ok(vec![Outcome::pass("the kernel can reset it; this kernel does not tell how")]);
-    }
-    let bdf = function.bdf;
-    let has_port = !pci::upstream(host.sysroot, bdf)?.is_empty();
-    let on_bus = |other: &&HostFunction| {
-        (other.bdf.segment(), other.bdf.bus()) == (bdf.segment(), bdf.bus())
-    };
-    let left: Vec<String> = host
-        .all
-        .iter()
-        .filter(on_bus)
-        .filter(|other| other.bdf != bdf && !host.is_chosen(other.bdf))
-        .map(|other| other.bdf.to_string())
-        .collect();
-    let no_reset = "the kernel knows no reset for it alone";
-    Ok(vec![if has_port && left.is_empty() {
-        Outcome::pass(format!("{no_reset}; VFIO resets its whole bus, which is the guest's"))
-    } else if has_port {
-        let fact =
-            format!("{no_reset}, and its bus, which could be reset, has {}", left.join(", "));
-        Outcome::warn(fact, "pass these too, or it may not work in the guest after this one")
-    } else {
-        Outcome::warn(
-            format!("{no_reset}: after one guest it may not work in the next"),
-            "reboot the host if it does not; a port above it would allow a reset",
-        )
-    }])
+    Ok(vec![Outcome::pass(match way {
+        Way::Alone(methods) if methods.is_empty() => {
+            "the kernel can reset it; this kernel does not tell how".to_owned()
+        }
+        way => format!("the kernel resets it by {way}"),
+    })])
 }
-
-/// Trouble that others had with this very hardware.
-struct Trouble {
-    vendor: u16,
-    /// First and last device ID.
-    devices: (u16, u16),
-    what: &'static str,
-    fix: &'static str,
-}
-
-/// From public reports; device IDs as pci.ids has them.
-const TROUBLES: &[Trouble] = &[
-    Trouble {
-        vendor: 0x1002,
-        devices: (0x6860, 0x687f),
-        what: "AMD Vega 10 often does not come back from a reset: it works for one guest a boot",
-        fix: "load the vendor-reset module and write device_specific to its reset_method",
-    },
-    Trouble {
-        vendor: 0x1002,
-        devices: (0x66a0, 0x66af),
-        what: "AMD Vega 20 often does not come back from a reset: it works for one guest a boot",
-        fix: "load the vendor-reset module and write device_specific to its reset_method",
-    },
-    Trouble {
-        vendor: 0x1002,
-        devices: (0x7310, 0x735f),
-        what: "AMD Navi 1x often does not come back from a reset: it works for one guest a boot",
-        fix: "load the vendor-reset module and write device_specific to its reset_method",
-    },
-    Trouble {
-        vendor: 0x1002,
-        devices: (0x67c0, 0x67df),
-        what: "AMD Polaris may not come back from a reset",
-        fix: "load the vendor-reset module and write device_specific to its reset_method",
-    },
-    Trouble {
-        vendor: 0x1002,
-        devices: (0x74a1, 0x74a1),
-        what: "an AMD MI300X as a whole can be dead after a reset until the host reboots",
-        fix: "pass one of its virtual functions instead",
-    },
-    Trouble {
-        vendor: 0x1002,
-        devices: (0x75a3, 0x75a3),
-        what: "an AMD MI355X as a whole can be dead after a reset until the host reboots",
-        fix: "pass one of its virtual functions instead",
-    },
-    Trouble {
-        vendor: 0x10de,
-        devices: (0x2b80, 0x2f7f),
-        what: "NVIDIA Blackwell cards have hung after a guest's end, up to the whole host",
-        fix: "take the newest driver in the guest and the newest VBIOS, and look at check 43 afterwards",
-    },
-];
 
 /// 28: the table of reports.
 pub(super) fn known_trouble(_: &Host<'_>, function: &HostFunction) -> Answer {
-    let (from, virtual_function) = (function.device, function.physical_function.is_some());
-    let known = TROUBLES.iter().find(|trouble| {
-        let (first, last) = trouble.devices;
-        trouble.vendor == function.vendor && (first..=last).contains(&from)
-    });
-    // Sound and USB functions have IDs of their own, so the ranges hold displays and accelerators only.
-    let is_card = function.class.is_display() || function.class.base() == 0x12;
-    Ok(vec![match known {
-        Some(trouble) if is_card && !virtual_function => Outcome::warn(trouble.what, trouble.fix),
-        _ => Outcome::pass("no trouble with this device is on record"),
+    Ok(vec![match trouble::on_record(function) {
+        Some(trouble) => Outcome::warn(trouble.what, trouble.fix)
+            .code(&codes::E1403)
+            .detail(format!("on record: {}", trouble.source)),
+        None => Outcome::pass("no trouble with this device is on record"),
     }])
 }
 

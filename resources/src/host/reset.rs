@@ -1,0 +1,227 @@
+//! How a function is brought back to a known state, found before a guest starts: alone, with its whole bus, or not.
+
+use std::{collections::BTreeSet, fmt};
+
+use super::{
+    check::Warning,
+    pci::{self, HostFunction},
+    sysroot::{SysError, Sysroot},
+};
+use crate::{bdf::Bdf, codes, failure::Failure};
+
+/// The kernel's word for a reset of the bus, which it offers for a function that is alone there.
+const BUS: &str = "bus";
+
+/// The way back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The kernel resets it alone, by these methods, best first. It names them since Linux 5.15; before, there are none.
+    Alone(Vec<String>),
+    /// With everything on its bus, and all of that is the guest's.
+    Bus(Vec<Bdf>),
+    /// A reset of its bus would hit these too, and they stay on the host.
+    Shared(Vec<Neighbour>),
+    /// It sits on a root bus, which nothing resets.
+    None,
+}
+
+/// A function that a reset would hit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its address.
+    pub bdf: Bdf,
+    /// Its IOMMU group.
+    pub group: Option<u32>,
+    /// Its driver.
+    pub driver: Option<String>,
+}
+
+/// How `function` is reset when `passed`, itself among them, go to one guest.
+pub fn way(
+    sysroot: &Sysroot,
+    function: &HostFunction,
+    passed: &[HostFunction],
+) -> Result<Way, SysError> {
+    let neighbours = neighbours(sysroot, function.bdf)?;
+    // The list is made when the kernel finds the function, which may be before it finds its neighbours.
+    let shares = neighbours.as_ref().is_some_and(|others| !others.is_empty());
+    let works = |method: &&String| *method != BUS || !shares;
+    let methods: Vec<String> = function.reset_methods.iter().filter(works).cloned().collect();
+    let unnamed = function.reset_methods.is_empty()
+        && !sysroot.exists(&pci::path(function.bdf, "reset_method"))
+        && sysroot.exists(&pci::path(function.bdf, "reset"));
+    if !methods.is_empty() || unnamed {
+        return Ok(Way::Alone(methods));
+    }
+    let Some(neighbours) = neighbours else { return Ok(Way::None) };
+    // Who has a group has all of it: its other members do nothing for the host.
+    let groups: BTreeSet<u32> = passed.iter().filter_map(|other| other.group).collect();
+    let stays = |other: &&Neighbour| {
+        let is_passed = passed.iter().any(|function| function.bdf == other.bdf);
+        !is_passed && other.group.is_none_or(|group| !groups.contains(&group))
+    };
+    let staying: Vec<Neighbour> = neighbours.iter().filter(stays).cloned().collect();
+    Ok(match staying.is_empty() {
+        true => Way::Bus(neighbours.into_iter().map(|other| other.bdf).collect()),
+        false => Way::Shared(staying),
+    })
+}
+
+/// Every other function below the bridge that this one is behind; `None` on a root bus. Bridges among them hand the reset
+/// on and lose nothing.
+fn neighbours(sysroot: &Sysroot, bdf: Bdf) -> Result<Option<Vec<Neighbour>>, SysError> {
+    let Some(bridge) = pci::upstream(sysroot, bdf)?.pop() else { return Ok(None) };
+    let mut found = Vec::new();
+    for other in pci::addresses(sysroot)? {
+        if other == bdf || !pci::upstream(sysroot, other)?.contains(&bridge) {
+            continue;
+        }
+        found.extend(
+            pci::find(sysroot, other)?
+                .filter(|function| !function.is_bridge())
+                .map(|HostFunction { bdf, group, driver, .. }| Neighbour { bdf, group, driver }),
+        );
+    }
+    Ok(Some(found))
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alone(methods) if methods.is_empty() => {
+                f.write_str("the kernel does not tell how")
+            }
+            Self::Alone(methods) => f.write_str(&methods.join(", then ")),
+            Self::Bus(others) if others.is_empty() => f.write_str("its bus, where it is alone"),
+            Self::Bus(others) => {
+                let others: Vec<String> = others.iter().map(Bdf::to_string).collect();
+                write!(f, "its bus, with {}", others.join(", "))
+            }
+            Self::Shared(others) => {
+                write!(f, "none: a reset of its bus would also hit {}", list(others))
+            }
+            Self::None => f.write_str("none that the kernel knows"),
+        }
+    }
+}
+
+/// What the user should know before the guest starts.
+pub fn warning(bdf: Bdf, way: &Way) -> Option<Warning> {
+    let keeps = format!("{bdf} keeps its state over guest reboots");
+    let (cause, fix) = match way {
+        Way::Alone(_) | Way::Bus(_) => return None,
+        Way::Shared(others) => (
+            format!("{keeps}: a reset of its bus would also hit {}", list(others)),
+            "pass those as well, or move the card to a slot of its own",
+        ),
+        Way::None => (
+            format!(
+                "{keeps}: it has no function reset, and no bridge above it that resets its bus"
+            ),
+            "nothing, if its driver in the guest can do without; else another slot",
+        ),
+    };
+    Some(Failure::new(&codes::E1405, cause, fix))
+}
+
+fn list(others: &[Neighbour]) -> String {
+    let name = |other: &Neighbour| {
+        let driver = other.driver.as_deref().unwrap_or("no driver");
+        match other.group {
+            Some(group) => format!("{} (group {group}, {driver})", other.bdf),
+            None => format!("{} ({driver})", other.bdf),
+        }
+    };
+    others.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fixture::{Function, Tree};
+
+    const CARD: &str = "0000:01:01.0";
+    const NIC: &str = "0000:01:02.0";
+
+    /// Two functions behind a bridge, each in a group of its own.
+    fn pair(methods: &str) -> Tree {
+        let tree = Tree::new();
+        let bridge = Function { bdf: "0000:00:10.0", class: 0x06_0400, ..Function::default() };
+        tree.function(&Function { header_type: 1, ..bridge });
+        let under = &["0000:00:10.0"];
+        for (bdf, driver, group) in [(CARD, "vfio-pci", 5), (NIC, "e1000", 6)] {
+            let (driver, group) = (Some(driver), Some(group));
+            tree.function(&Function { bdf, driver, group, under, ..Function::default() });
+        }
+        tree.file(&pci::path(CARD.parse().unwrap(), "reset_method"), methods);
+        tree
+    }
+
+    fn find(tree: &Tree, bdf: &str) -> HostFunction {
+        pci::find(&tree.sysroot(), bdf.parse().unwrap()).unwrap().unwrap()
+    }
+
+    fn way_of(tree: &Tree, passed: &[&str]) -> Way {
+        let passed: Vec<HostFunction> = passed.iter().map(|bdf| find(tree, bdf)).collect();
+        way(&tree.sysroot(), &passed[0], &passed).unwrap()
+    }
+
+    #[test]
+    fn methods_of_its_own_come_first_in_the_kernels_order() {
+        let way = way_of(&pair("flr pm\n"), &[CARD]);
+        assert_eq!(way.to_string(), "flr, then pm");
+        assert!(warning(CARD.parse().unwrap(), &way).is_none());
+    }
+
+    #[test]
+    fn p1_bus_method_that_is_stale_is_not_believed() {
+        let way = way_of(&pair("bus\n"), &[CARD]);
+        assert!(matches!(way, Way::Shared(_)), "{way:?}");
+    }
+
+    #[test]
+    fn p24_bus_shared_with_the_host_names_group_and_driver() {
+        let way = way_of(&pair("\n"), &[CARD]);
+        let warning = warning(CARD.parse().unwrap(), &way).unwrap();
+        assert_eq!((warning.code.id, warning.code.exit), ("E1405", 0));
+        assert!(
+            warning.cause.ends_with("also hit 0000:01:02.0 (group 6, e1000)"),
+            "{}",
+            warning.cause
+        );
+    }
+
+    #[test]
+    fn bus_that_is_all_the_guests_is_reset_as_a_whole() {
+        let way = way_of(&pair("\n"), &[CARD, NIC]);
+        assert_eq!(way.to_string(), "its bus, with 0000:01:02.0");
+    }
+
+    #[test]
+    fn bus_with_another_member_of_the_group_is_the_guests_too() {
+        let tree = pair("\n");
+        tree.remove("/sys/bus/pci/devices/0000:01:02.0/iommu_group");
+        tree.link(
+            "/sys/bus/pci/devices/0000:01:02.0/iommu_group",
+            "../../../kernel/iommu_groups/5",
+        );
+        assert_eq!(way_of(&tree, &[CARD]), Way::Bus(vec![NIC.parse().unwrap()]));
+    }
+
+    #[test]
+    fn function_on_a_root_bus_has_no_bus_to_reset() {
+        let tree = Tree::new();
+        tree.function(&Function { group: Some(7), ..Function::default() });
+        let way = way_of(&tree, &["0000:00:02.0"]);
+        assert_eq!(way, Way::None);
+        assert!(warning("0000:00:02.0".parse().unwrap(), &way).is_some());
+    }
+
+    #[test]
+    fn kernel_without_names_of_methods_is_believed_that_there_is_one() {
+        let tree = Tree::new();
+        tree.function(&Function::default());
+        tree.file("/sys/bus/pci/devices/0000:00:02.0/reset", "");
+        assert_eq!(way_of(&tree, &["0000:00:02.0"]), Way::Alone(Vec::new()));
+    }
+}
