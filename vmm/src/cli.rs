@@ -25,8 +25,8 @@ Examples:
 const RUN_EXAMPLES: &str = "\
 Sizes are a number and K, M, G or T, in powers of 1024. A comma inside a value is written twice.
 On a terminal, Ctrl-A x ends the guest and Ctrl-A Ctrl-A sends it one Ctrl-A.
-A file for --config has these flags as keys, --memory and --cpu as tables, --vfio as [[vfio]] with host=;
---print-config writes it.
+A file for --config has these flags as its keys; --memory and --cpu are tables, and each --vfio is a
+[[vfio]] with host=. --print-config writes such a file.
 
 Examples:
   strait run --kernel vmlinuz --initramfs initrd.img --vfio 3b:00,id=gpu --memory 16G --cpus 8

@@ -45,7 +45,7 @@ pub(super) fn parse_all(texts: &[String]) -> Result<Vec<VfioConfig>, Failure> {
 /// A device as every command takes it (`3b:00.0`, `3b:00`, `10de:1e07`, `/sys/...`; `slot=3`), then keys.
 fn parse(text: &str) -> Result<VfioConfig, Failure> {
     let list = List::parse("--vfio", text, &KEYS)?;
-    let mut selector = list.word.as_deref().map(check::selector).transpose()?;
+    let mut selector = list.word.as_deref().map(device).transpose()?;
     let (mut id, mut expect, mut rom) = (None, None, RomChoice::default());
     let (mut guest_bus, mut guest_function) = (None, None);
     let (mut managed, mut identity) = (Managed::default(), Identity::default());
@@ -55,7 +55,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
                 let cause = format!("--vfio {text}: one device is named, then another");
                 return Err(bad_value(cause, "a --vfio for each device"));
             }
-            "host" | "sysfs" => selector = Some(check::selector(&value)?),
+            "host" | "sysfs" => selector = Some(device(&value)?),
             "slot" => selector = Some(Selector::Slot(value)),
             "id" => id = Some(name(value)?),
             "managed" => managed = choice("--vfio managed=", Some(&value), MANAGED_CHOICES)?,
@@ -88,6 +88,14 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
         return Err(Failure::new(&codes::E2005, cause, fix));
     }
     Ok(VfioConfig { selector, id, guest_bus, guest_function, rom, expect, managed, identity })
+}
+
+/// As every command takes it, and the flag with it.
+fn device(word: &str) -> Result<Selector, Failure> {
+    check::selector(word).map_err(|mut failure| {
+        failure.cause = format!("--vfio: {}", failure.cause);
+        failure
+    })
 }
 
 fn name(text: String) -> Result<String, Failure> {
