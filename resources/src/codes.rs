@@ -82,9 +82,12 @@ codes! {
     E2107 0 "a ROM file names a relative of the device"
     E2108 2 "an ACPI table is not usable"
     E2110 2 "no such running guest"
+    E2151 2 "not a result of strait bench"
+    E2152 2 "a monitor to compare with is not installed"
     E8001 8 "the guest died of a triple fault"
     E8002 8 "KVM could not continue the guest"
     E8003 8 "a passed device was lost"
+    E8051 8 "a run of strait bench did not end"
     E9001 9 "internal error"
 }
 

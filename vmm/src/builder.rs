@@ -51,6 +51,7 @@ use crate::{
     memory::GuestRam,
     p2p::PeerMappings,
     passthrough::{Built, Opened, Selection},
+    phases,
     pinning::{Gate, Pinning},
     report,
     vcpu::Vcpu,
@@ -81,7 +82,11 @@ pub(crate) fn run(config: &RunConfig) -> Result<u8, Failure> {
         Owned::Taken(guard) => Some(guard),
         Owned::Planned | Owned::Before => binding::registered(&binder, &selection),
     };
-    build(config, &selection, pins_behind(&sysroot, config)?)?.run()
+    let behind = pins_behind(&sysroot, config)?;
+    phases::done("checks of host and device");
+    let end = build(config, &selection, behind).and_then(Machine::run);
+    phases::over();
+    end
 }
 
 /// The plan from what sysfs says, the container not opened: what cannot fit is refused here. What runs is planned again
@@ -186,6 +191,8 @@ fn build(config: &RunConfig, selection: &Selection, behind: bool) -> Result<Mach
         None => Opened::none(),
     };
 
+    phases::done("device opened");
+
     let supported = host.supported_cpuid()?;
     let physical_bits = Host::physical_bits(&supported);
     let iova = match &dma {
@@ -271,6 +278,8 @@ fn build(config: &RunConfig, selection: &Selection, behind: bool) -> Result<Mach
         Err(failure) => log::info!("strait inspect will not find this guest: {failure}"),
     }
     let resets = devices.reset_plan();
+
+    phases::done("device attached");
 
     let vcpus = vcpus(config, &host, &vm, &supported)?;
     Ok(Machine {

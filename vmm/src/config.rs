@@ -226,6 +226,18 @@ pub(crate) enum Serial {
     Socket(PathBuf),
 }
 
+/// Bytes of RAM for a guest of `strait bench`, in pages that every monitor has.
+pub(crate) fn memory_size(text: &str) -> Result<u64, Failure> {
+    let memory = memory::parse(text)?;
+    match memory.pages {
+        Pages::Default => Ok(memory.size),
+        _ => Err(bad_value(
+            format!("--memory {text}: huge pages are not for a comparison"),
+            "leave them out",
+        )),
+    }
+}
+
 impl TryFrom<RunArgs> for RunConfig {
     type Error = Failure;
 

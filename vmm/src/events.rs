@@ -335,6 +335,11 @@ pub(crate) fn hold_signals() -> io::Result<()> {
     signals().map(drop)
 }
 
+/// Has one of them come since [`hold_signals`]?
+pub(crate) fn was_signalled() -> bool {
+    signals().is_ok_and(|event| event.read().is_ok())
+}
+
 /// An eventfd that SIGINT, SIGTERM and SIGHUP make readable.
 fn signals() -> io::Result<&'static EventFd> {
     static SIGNALLED: OnceLock<EventFd> = OnceLock::new();

@@ -25,6 +25,7 @@ use crate::{
     events::EventLoop,
     memory::GuestRam,
     passthrough::Opened,
+    phases,
     pinning::{Pinning, Progress},
     vcpu::{BootState, Vcpu, VcpuParts},
     vm::{Memslot, Vm},
@@ -108,6 +109,7 @@ impl Machine {
             false => None,
         };
         let threads = self.start(boot)?;
+        phases::done("kernel loaded, vCPUs started");
         let end = self.serve(&threads);
         self.control.stop(threads);
         drop(terminal);

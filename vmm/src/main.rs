@@ -18,6 +18,7 @@ mod machine;
 mod memory;
 mod p2p;
 mod passthrough;
+mod phases;
 mod pinning;
 mod report;
 mod vcpu;
@@ -53,6 +54,8 @@ fn main() -> ExitCode {
         Command::Completions(args) => command::generate::completions(&args),
         Command::Man(args) => command::generate::man(&args),
         Command::Rom(args) => command::rom::run(&args),
+        Command::Bench(args) => command::bench::run(&args),
+        Command::BenchGuest(args) => command::bench::guest(&args.task),
         Command::Explain(args) => command::explain::run(&args),
         Command::WriteAttribute(args) => binding::write_attribute(&args.path, &args.value),
     })

@@ -39,6 +39,7 @@ use strait_resources::{codes, failure::Failure, range::AddressRange};
 use crate::{
     control::{Control, Request},
     memory::GuestRam,
+    phases,
 };
 
 /// What one worker faults in and maps before it looks for more work: a GiB takes seconds, a page too little. Also how
@@ -149,6 +150,7 @@ impl Work {
                 return;
             }
             if self.pinned.add(range.len()) {
+                phases::done("RAM pinned and mapped");
                 log::info!(
                     "guest RAM, {} MiB, is pinned and mapped for DMA after {:.2} s",
                     self.pinned.total >> 20,

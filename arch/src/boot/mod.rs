@@ -190,6 +190,11 @@ impl Limits {
     }
 }
 
+/// A file of a kernel's, decompressed if it is compressed in one of the ways in which kernels are.
+pub fn decompressed(file: &[u8]) -> io::Result<Vec<u8>> {
+    unwrap::decompress(file).map_err(|error| io::Error::other(error.to_string()))
+}
+
 /// Looks at the files without loading them: what [`load`] would refuse for their kind, size or length is refused here,
 /// before a machine is made. `ram` is the guest's in bytes.
 ///

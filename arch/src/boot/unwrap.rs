@@ -60,7 +60,8 @@ fn payload(head: &[u8]) -> Option<(u64, u64)> {
     (len > 4).then_some((offset, len))
 }
 
-fn decompress(compressed: &[u8]) -> Result<Vec<u8>, Error> {
+/// By the magic bytes at the start; an ELF file is as it is.
+pub(super) fn decompress(compressed: &[u8]) -> Result<Vec<u8>, Error> {
     let magic = compressed.first_chunk::<4>().copied().unwrap_or_default();
     // The build appends the decompressed size (gzip ends with it anyway). A hint only: one allocation instead of ten.
     let size = compressed.last_chunk::<4>().map_or(0, |size| u32::from_le_bytes(*size));

@@ -19,6 +19,8 @@ mod pci;
 mod raw;
 mod serial;
 mod stopwatch;
+#[path = "../bench/tiny.rs"]
+mod tiny;
 mod words;
 
 use std::{fs, process::ExitCode, thread::sleep, time::Duration};
@@ -88,11 +90,16 @@ fn main() -> ExitCode {
     raw::end(false)
 }
 
+fn write_tiny(file: &str) -> Result<()> {
+    fs::write(file, tiny::kernel()).with_context(|| format!("cannot write {file}"))
+}
+
 /// As an ordinary program on L1.
 fn on_host() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let done = match words.split_first() {
         Some((verb, rest)) if verb == "stopwatch" => stopwatch::run(rest),
+        Some((verb, [file])) if verb == "tiny-kernel" => write_tiny(file),
         Some((verb, rest)) if verb == "do" => rest.iter().try_for_each(|steps| do_steps(steps)),
         _ => Err(anyhow::anyhow!("runs as /init of a guest of the lab, or on L1: agent do STEPS")),
     };

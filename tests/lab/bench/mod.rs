@@ -9,7 +9,7 @@
 
 mod cases;
 mod contender;
-mod facts;
+pub(crate) mod facts;
 mod results;
 mod rows;
 mod run;

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bars;
 mod behind;
+mod bench;
 mod binding;
 mod boot;
 mod chest;
@@ -24,6 +25,7 @@ use crate::{
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = Vec::new();
     all.extend(boot::scenarios());
+    all.extend(bench::scenarios());
     all.extend(hiding::scenarios());
     all.extend(nvme::scenarios());
     all.extend(gpu::scenarios());

@@ -1,5 +1,6 @@
 //! What `strait` does, one file a command. Each returns the exit status or why it refused.
 
+pub(crate) mod bench;
 pub(crate) mod bind;
 pub(crate) mod devices;
 pub(crate) mod doctor;
