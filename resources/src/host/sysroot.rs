@@ -6,7 +6,13 @@
 use std::{
     fs,
     io::{self, Read},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{MetadataExt, OpenOptionsExt},
+            net::UnixStream,
+        },
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, OnceLock},
@@ -130,10 +136,12 @@ impl Sysroot {
             return Ok(None);
         }
         let read = || {
+            // No pipe: a cat that splices holds a pipe's lock while it waits, and then even closing our end would.
+            let (output, theirs) = UnixStream::pair()?;
             let mut child = Command::new("cat")
                 .arg(self.path(path))
                 .stdin(Stdio::null())
-                .stdout(Stdio::piped())
+                .stdout(OwnedFd::from(theirs))
                 .stderr(Stdio::null())
                 .spawn()?;
             let end = Instant::now() + limit;
@@ -153,9 +161,7 @@ impl Sysroot {
                 return Err(io::Error::other("cat failed"));
             }
             let mut text = String::new();
-            if let Some(output) = child.stdout.take() {
-                output.take(READ_LIMIT).read_to_string(&mut text)?;
-            }
+            output.take(READ_LIMIT).read_to_string(&mut text)?;
             Ok(text.trim().to_owned())
         };
         read().map(Some).map_err(error("read", path))
