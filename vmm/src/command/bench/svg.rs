@@ -204,7 +204,7 @@ pub(super) fn start(contenders: &[Contender]) -> Option<String> {
             let (x, width) = (scale(*begin), scale(end - begin));
             let label = format!("{name}, {}", seconds(end - begin));
             plot.bar(x, y, width, 14.0, colour(&contender.name), &label);
-            let room = label.chars().count() as f64 * 6.4 + 6.0;
+            let room = label.chars().count() as f64 * 5.6 + 6.0;
             // Inside the bar, else where there is room: behind it, or before it.
             let (at, anchor, class) = if x + width + room < WIDTH && width < room {
                 (x + width + 4.0, "start", "axis")
