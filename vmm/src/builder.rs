@@ -42,7 +42,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::{
     binding::{self, Binder, Owned},
-    config::{Hide, Kernel, P2p, Pages, Pin, RunConfig, Serial},
+    config::{Hide, Idle, Kernel, P2p, Pages, Pin, RunConfig, Serial},
     control::{Control, install_kick_handler},
     events::{EventLoop, open_serial},
     inspect::{guest::Subject, socket::Socket},
@@ -281,6 +281,10 @@ fn build(config: &RunConfig, selection: &Selection, behind: bool) -> Result<Mach
 
     phases::done("device attached");
 
+    if config.cpu.idle == Idle::Native {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        vm.idle_natively(config.cpu.count.get().into(), cpus)?;
+    }
     let vcpus = vcpus(config, &host, &vm, &supported)?;
     Ok(Machine {
         image: Image {

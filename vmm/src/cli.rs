@@ -197,6 +197,8 @@ pub(crate) struct RunArgs {
     ///   hv-vendor=XXXXXXXXXXXX  vendor of the hypervisor leaf
     ///   threads=N               threads per core
     ///   cores=N                 cores per package
+    ///   idle=halt|native        where an idle vCPU waits: in the host, or in the guest,
+    ///                           which wakes faster and keeps the host's CPU to itself
     #[arg(long, value_name = "KEY=VALUE,...", verbatim_doc_comment)]
     pub(crate) cpu: Vec<String>,
     /// Where the first serial port goes: stdio, none, file=PATH or socket=PATH.

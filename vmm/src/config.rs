@@ -86,6 +86,18 @@ pub(crate) struct Cpu {
     pub(crate) hide: Hide,
     /// Vendor signature of CPUID leaf 0x4000_0000: printable ASCII, padded with NUL. Not with [`Hide::All`].
     pub(crate) hv_vendor: Option<[u8; 12]>,
+    /// Who waits when a vCPU has nothing to do.
+    pub(crate) idle: Idle,
+}
+
+/// Who waits when a vCPU has nothing to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Idle {
+    /// KVM: the host's CPU is free for others.
+    #[default]
+    Halt,
+    /// The host's CPU, in the guest: it wakes without an exit, and the host sees it busy.
+    Native,
 }
 
 impl Cpu {

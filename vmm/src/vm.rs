@@ -5,9 +5,10 @@
 use std::{io, os::fd::AsRawFd, sync::Arc};
 
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_create_device,
-    kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
-    kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES,
+    KVM_PIT_SPEAKER_DUMMY, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_PAUSE,
+    kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_enable_cap, kvm_irqchip,
+    kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use strait_arch::layout;
@@ -137,6 +138,35 @@ impl Vm {
         fd.create_pit2(pit).map_err(kvm_failure("KVM_CREATE_PIT2"))?;
         let power_on = Self::controllers(&fd)?;
         Ok(Self { fd: Arc::new(fd), power_on })
+    }
+
+    /// From now on an idle vCPU stays in the guest, and the host's CPU with it. Before the first vCPU. Refused (E1005)
+    /// where vCPUs would have to share CPUs: one that idles would keep the others out, and where KVM cannot.
+    pub(crate) fn idle_natively(&self, vcpus: usize, cpus: usize) -> Result<(), Failure> {
+        let refused = |cause: String| {
+            Failure::new(
+                &codes::E1005,
+                cause,
+                "leave idle=native out: KVM polls a while before it halts a vCPU anyway",
+            )
+        };
+        if vcpus > cpus {
+            let cause = format!(
+                "idle=native gives every vCPU a CPU of its own: {vcpus} vCPUs are asked for, strait may use {cpus} CPUs"
+            );
+            return Err(refused(cause));
+        }
+        let known = self.fd.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
+        let known = u32::try_from(known).unwrap_or(0);
+        if known & KVM_X86_DISABLE_EXITS_HLT == 0 {
+            return Err(refused(
+                "this host's KVM cannot let a guest halt the CPU (idle=native)".to_owned(),
+            ));
+        }
+        let wanted = KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE;
+        let mut cap = kvm_enable_cap { cap: KVM_CAP_X86_DISABLE_EXITS, ..Default::default() };
+        cap.args[0] = (known & wanted).into();
+        self.fd.enable_cap(&cap).map_err(kvm_failure("KVM_CAP_X86_DISABLE_EXITS"))
     }
 
     /// The file that vCPUs and interrupts are made from.

@@ -83,6 +83,36 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             }
         }),
         Scenario::new(
+            "idle-native",
+            HostKind::Main,
+            "a vCPU that idles natively does not exit for it, and has a CPU to itself",
+        )
+        .strait_only()
+        .vm(Vm::new("a", "nvme-reads,0,2000")
+            .device("nvme0")
+            .modules(&["nvme"])
+            .flags("--cpu idle=native"))
+        .vm(Vm::new("b", "").cpus(8).flags("--cpu idle=native").ends(Ending::Status(3)))
+        .script(
+            "bind {all}\n\
+                 hlt='hist:keys=exit_reason if exit_reason == 0x78'\n\
+                 echo \"$hlt\" >$KVM_EXIT/trigger\n\
+                 vm_a\n\
+                 awk '/Hits:/ { print $2 }' $KVM_EXIT/hist >$J/halts\n\
+                 echo \"!$hlt\" >$KVM_EXIT/trigger\n\
+                 vm_b\n"
+                .replace("$KVM_EXIT", "/sys/kernel/tracing/events/kvm/kvm_exit"),
+        )
+        .check(|outcome| {
+            let halts = outcome.text("halts");
+            if halts.trim() != "0" {
+                return Err(format!("{} exits for HLT", halts.trim()));
+            }
+            let said = &outcome.vm("b")?.errors;
+            let clear = said.contains("error[E1005]") && said.contains("8 vCPUs");
+            if clear { Ok(()) } else { Err(format!("8 vCPUs on 2 CPUs: {said}")) }
+        }),
+        Scenario::new(
             "sigkill",
             HostKind::Main,
             "strait dies by SIGKILL amid DMA; the next run works",

@@ -5,8 +5,9 @@ use std::num::NonZeroU8;
 use strait_arch::cpuid::apic_id;
 use strait_resources::failure::Failure;
 
-use super::{Cpu, Hide, bad_value, choice, list::List};
+use super::{Cpu, Hide, Idle, bad_value, choice, list::List};
 
+const IDLE_CHOICES: &[(&str, Idle)] = &[("halt", Idle::Halt), ("native", Idle::Native)];
 const HIDE_CHOICES: &[(&str, Hide)] = &[("no", Hide::No), ("kvm", Hide::Kvm), ("all", Hide::All)];
 
 /// 255 is the broadcast of 8-bit APIC ids (Intel SDM 3A, 11.6.1), and firmware tables name CPUs by such.
@@ -16,9 +17,9 @@ const LAST_APIC_ID: u32 = 254;
 pub(super) fn parse(count_text: &str, lists: &[String]) -> Result<Cpu, Failure> {
     let count = number("--cpus", count_text)?;
     let (mut threads, mut cores) = (None, None);
-    let (mut hide, mut hv_vendor) = (Hide::default(), None);
+    let (mut hide, mut hv_vendor, mut idle) = (Hide::default(), None, Idle::default());
     let text = lists.join(",");
-    let keys = ["hide", "hv-vendor", "threads", "cores"];
+    let keys = ["hide", "hv-vendor", "threads", "cores", "idle"];
     let list = match lists {
         [] => List { word: None, pairs: Vec::new() },
         _ => List::parse("--cpu", &text, &keys)?,
@@ -31,6 +32,7 @@ pub(super) fn parse(count_text: &str, lists: &[String]) -> Result<Cpu, Failure> 
         match key {
             "hide" => hide = choice("--cpu hide=", Some(&value), HIDE_CHOICES)?,
             "hv-vendor" => hv_vendor = Some(vendor(&value)?),
+            "idle" => idle = choice("--cpu idle=", Some(&value), IDLE_CHOICES)?,
             "threads" => threads = Some(number("--cpu threads=", &value)?),
             _ => cores = Some(number("--cpu cores=", &value)?),
         }
@@ -41,7 +43,7 @@ pub(super) fn parse(count_text: &str, lists: &[String]) -> Result<Cpu, Failure> 
         return Err(bad_value(cause, "hide=kvm keeps the leaf; or leave hv-vendor= out"));
     }
     let (threads_per_core, cores_per_package) = arrange(count, threads, cores)?;
-    let cpu = Cpu { count, threads_per_core, cores_per_package, hide, hv_vendor };
+    let cpu = Cpu { count, threads_per_core, cores_per_package, hide, hv_vendor, idle };
     let last = apic_id(u32::from(count.get()) - 1, cpu.topology());
     if last > LAST_APIC_ID {
         let cause = format!("--cpu {text}: {count} CPUs arranged so need APIC ids up to {last}");
@@ -128,7 +130,9 @@ mod tests {
         assert_eq!((asked.hide, asked.hv_vendor), (Hide::Kvm, Some(*b"GenuineIntel")));
         let asked = cpu("2", &["hv-vendor=a,,b c", "hide=no"]).unwrap();
         assert_eq!((asked.hide, asked.hv_vendor), (Hide::No, Some(*b"a,b c\0\0\0\0\0\0\0")));
-        assert_eq!(cpu("2", &["hide=all"]).unwrap().hide, Hide::All);
+        assert_eq!(cpu("2", &["hide=all,idle=native"]).unwrap().hide, Hide::All);
+        assert_eq!(cpu("2", &["idle=native"]).unwrap().idle, Idle::Native);
+        assert_eq!(cpu("2", &[]).unwrap().idle, Idle::Halt);
         assert_eq!(cpu("2", &[]).unwrap().hv_vendor, None);
     }
 
@@ -146,6 +150,7 @@ mod tests {
             ("8", &["cores=200,threads=200"], "E2003", "multiple of cores times threads"),
             ("8", &["threads=0"], "E2003", "--cpu threads="),
             ("8", &["hide=yes"], "E2003", "one of: no, kvm, all"),
+            ("8", &["idle=poll"], "E2003", "one of: halt, native"),
             ("8", &["hide=kvm", "hide=all"], "E2003", "hide= comes twice"),
             ("8", &["hv-vendor=thirteen_char"], "E2003", "at most 12"),
             ("8", &["hv-vendor=\u{fc}"], "E2003", "printable"),

@@ -55,6 +55,7 @@ fn kernel_alone_gives_the_documented_defaults() {
             cores_per_package: NonZeroU8::MIN,
             hide: Hide::No,
             hv_vendor: None,
+            idle: Idle::Halt,
         },
         memory: Memory { size: 512 << 20, pages: Pages::Default, pin: Pin::Auto },
         vfio: vec![],

@@ -16,7 +16,7 @@ use strait_resources::{
 };
 
 use super::{QUIET, STRONG, shortened};
-use crate::config::{BootMode, Cpu, Hide, Identity, P2p, Pages, Pin, RunConfig, Serial};
+use crate::config::{BootMode, Cpu, Hide, Identity, Idle, P2p, Pages, Pin, RunConfig, Serial};
 
 /// What a line of the picture and of the lists may take.
 const COLUMNS: usize = 100;
@@ -120,6 +120,9 @@ fn cpus(cpu: &Cpu) -> String {
         Hide::No => {}
         Hide::Kvm => text.push_str(", no KVM leaf"),
         Hide::All => text.push_str(", no KVM leaf, no hypervisor bit"),
+    }
+    if cpu.idle == Idle::Native {
+        text.push_str(", idle natively");
     }
     if let Some(vendor) = cpu.hv_vendor {
         let printable = String::from_utf8_lossy(&vendor);
@@ -353,6 +356,7 @@ mod tests {
                 cores_per_package: NonZeroU8::new(4).unwrap(),
                 hide: Hide::Kvm,
                 hv_vendor: Some(*b"short\0\0\0\0\0\0\0"),
+                idle: Idle::Halt,
             },
             memory: Memory { size: 4 << 30, pages: Pages::Default, pin: Pin::Auto },
             vfio: vec![],
