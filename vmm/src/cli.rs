@@ -138,9 +138,9 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
     /// Print or write manual pages.
     Man(ManArgs),
-    /// One write to a file of the kernel's, for a strait that must not hang in it.
+    /// Writes to files of the kernel's, for a strait that must not hang in one.
     #[command(hide = true)]
-    WriteAttribute(WriteAttributeArgs),
+    WriteAttributes,
     /// The work of a bench: a guest's init, or a child on the host.
     #[command(hide = true)]
     BenchGuest(BenchGuestArgs),
@@ -425,15 +425,6 @@ pub(crate) struct BenchCompareArgs {
 pub(crate) struct BenchGuestArgs {
     /// Which file.
     pub(crate) task: PathBuf,
-}
-
-/// The words of a child of strait's.
-#[derive(Debug, Args)]
-pub(crate) struct WriteAttributeArgs {
-    /// Which file.
-    pub(crate) path: PathBuf,
-    /// What to write.
-    pub(crate) value: String,
 }
 
 /// `strait explain`, word for word.

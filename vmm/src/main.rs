@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => command::bench::run(&args),
         Command::BenchGuest(args) => command::bench::guest(&args.task),
         Command::Explain(args) => command::explain::run(&args),
-        Command::WriteAttribute(args) => binding::write_attribute(&args.path, &args.value),
+        Command::WriteAttributes => binding::write_attributes(),
     })
 }
 

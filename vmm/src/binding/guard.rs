@@ -90,6 +90,7 @@ pub(super) fn undo(binder: &Binder, mut journal: Journal) -> Vec<Failure> {
             left.insert(0, entry);
         }
     }
+    binder.writer.rest();
     let journals = Journals::new(&binder.sysroot);
     let kept = if left.is_empty() {
         journals.remove(&journal)

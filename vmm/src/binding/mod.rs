@@ -45,7 +45,7 @@ pub(crate) use journal::{Entry, Journal, Kind, text as bdf_text};
 pub(crate) use owner::Process;
 pub(crate) use rule::{persist, rule_file};
 pub(crate) use switch::commands;
-pub(crate) use write::write_attribute;
+pub(crate) use write::write_attributes;
 
 use self::{
     journal::{Journals, Lock},
@@ -147,6 +147,7 @@ impl Binder {
                 return Err(failure);
             }
         }
+        self.writer.rest();
         Ok(guard)
     }
 
