@@ -1,20 +1,28 @@
 //! The command line: syntax only. What the words mean is `config`'s question.
 
+mod bench;
+mod bind;
 mod generate;
+mod host;
 mod inspect;
 mod report;
 mod rom;
+mod run;
 
 use std::path::PathBuf;
 
+pub(crate) use bench::{BenchArgs, BenchCommand, BenchCompareArgs, BenchGuestArgs};
+pub(crate) use bind::{BindArgs, PsArgs, UnbindArgs};
 use clap::{
-    ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum,
+    ArgAction, Args, CommandFactory as _, Parser, Subcommand,
     error::{ContextKind, ContextValue, Error, ErrorKind},
 };
 pub(crate) use generate::{CompletionsArgs, ManArgs, Shell};
+pub(crate) use host::{DeviceClass, DevicesArgs, DevicesCommand, DoctorArgs, ShowArgs};
 pub(crate) use inspect::InspectArgs;
 pub(crate) use report::ReportArgs;
 pub(crate) use rom::{RomArgs, RomCheckArgs, RomCommand, RomDumpArgs};
+pub(crate) use run::RunArgs;
 use strait_resources::{bdf::BdfSelector, codes, failure::Failure, nearest::nearest};
 
 const EXAMPLES: &str = "\
@@ -22,78 +30,10 @@ Examples:
   strait run --kernel vmlinuz --initramfs initrd.img --vfio 3b:00 --memory 16G --cpus 8
   strait explain E1103";
 
-const RUN_EXAMPLES: &str = "\
-Sizes are a number and K, M, G or T, in powers of 1024. A comma inside a value is written twice.
-On a terminal, Ctrl-A x ends the guest and Ctrl-A Ctrl-A sends it one Ctrl-A.
-A file for --config has these flags as its keys; --memory and --cpu are tables, and each --vfio is a
-[[vfio]] with host=. --print-config writes such a file.
-
-Examples:
-  strait run --kernel vmlinuz --initramfs initrd.img --vfio 3b:00,id=gpu --memory 16G --cpus 8
-  strait run --config vm.toml --vfio 0000:3b:00.0,expect=10de:1e07,rom=off --dry-run";
-
-const BIND_EXAMPLES: &str = "\
-Examples:
-  strait bind 3b:00
-  strait bind 3b:00.0 3b:00.1 --persist";
-
-const UNBIND_EXAMPLES: &str = "\
-Examples:
-  strait unbind 3b:00
-  strait unbind 3b:00.0 --dry-run";
-
-const PS_EXAMPLES: &str = "\
-Examples:
-  strait ps
-  strait ps --json";
-
-const BENCH_EXAMPLES: &str = "\
-The same work on the host and in a guest of each monitor, in turns: start-up step by step, memory
-beyond the guest's RAM, exits, BARs, and for NVMe disks latency, reads a second and MiB/s. Disks are
-only read. The guest is strait itself on this host's kernel. The device goes to vfio-pci for the
-guests and back. DIR gets report.html, with plots, and report.json.
-
-Examples:
-  strait bench --vfio 3b:00.0 --against qemu --runs 5
-  strait bench compare before/report.json after/report.json";
-
-const BENCH_COMPARE_EXAMPLES: &str = "\
-A figure is better or worse only when the runs of both lie apart.
-
-Examples:
-  strait bench compare before/report.json after/report.json
-  strait bench compare a.json b.json --json";
-
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   strait explain E1103
   strait explain";
-
-const DEVICES_EXAMPLES: &str = "\
-A device is assignable when a guest can have it now, and after binding when vfio-pci has to have it, or
-others of its IOMMU group, first. Everything is read, nothing is changed. Root sees more: serial
-numbers, capabilities, processes of other users.
-
-Examples:
-  strait devices --class gpu --assignable
-  strait devices show 3b:00.0";
-
-const SHOW_EXAMPLES: &str = "\
-DEVICE is an address, 3b:00.0, or 3b:00 for every function of the slot, slot=NAME as the firmware
-numbers the board, IDs, 10de:1e07, that one device alone has, or a path in /sys.
-
-Examples:
-  strait devices show 3b:00
-  strait devices show 10de:1e07 --json";
-
-const DOCTOR_EXAMPLES: &str = "\
-FAIL is what a run would refuse, with the same code; WARN is what would hurt; SKIP could not be looked
-at, mostly for want of root. -v shows what is in order, too. The exit status is that of the first FAIL, 0
-without one. Everything is read, nothing is changed.
-
-Examples:
-  strait doctor 3b:00 --fix-plan
-  strait doctor --config vm.toml";
 
 /// A KVM monitor that hands whole PCI devices to a guest.
 #[derive(Debug, Parser)]
@@ -146,151 +86,6 @@ pub(crate) enum Command {
     BenchGuest(BenchGuestArgs),
 }
 
-/// `strait run`, word for word.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = RUN_EXAMPLES)]
-pub(crate) struct RunArgs {
-    /// A Linux kernel: a bzImage (vmlinuz) or an ELF vmlinux.
-    #[arg(long, value_name = "FILE", required_unless_present = "config")]
-    pub(crate) kernel: Option<PathBuf>,
-    /// An initial RAM file system. Also --initrd.
-    #[arg(long, alias = "initrd", value_name = "FILE")]
-    pub(crate) initramfs: Option<PathBuf>,
-    /// The kernel's command line [default: console=ttyS0, or nothing with --serial none].
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) cmdline: Option<String>,
-    /// Virtual CPUs, 1 to 255.
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub(crate) cpus: String,
-    /// Guest RAM, and behind its size, with commas:
-    ///   hugepages=2M|1G         from the host's pool of huge pages
-    ///   pin=auto|eager|behind   when it is pinned for passed devices: before the guest
-    ///                           starts, or behind its boot, where the first driver to
-    ///                           enable bus mastering waits for the rest [default: auto,
-    ///                           that is behind where the host has memory to spare]
-    #[arg(long, value_name = "SIZE[,KEY=VALUE]", default_value = "512M", verbatim_doc_comment)]
-    pub(crate) memory: String,
-    /// A PCI device for the guest; repeat it for more.
-    ///
-    /// SPEC is an address, 3b:00.0 for one function or 3b:00 for every function of
-    /// the slot; slot=NAME as the board calls it; IDs, 10de:1e07, that one device
-    /// alone has; or a path in /sys. Behind it may come, with commas:
-    ///   id=NAME                 what strait calls it
-    ///   guest-address=BB:00[.F] its place in the guest
-    ///   rom=on|off|FILE         its expansion ROM
-    ///   expect=VVVV:DDDD        refuse another device than this
-    ///   vendor-id= device-id= sub-vendor-id= sub-device-id=
-    ///                           IDs for the guest instead of the device's
-    ///   managed=auto|yes|no     take it from the host's driver, if the host can do
-    ///                           without it, and give it back; auto: as root
-    #[arg(long, value_name = "SPEC", verbatim_doc_comment)]
-    pub(crate) vfio: Vec<String>,
-    /// The display that the host's console is on may be taken too.
-    #[arg(long)]
-    pub(crate) allow_boot_vga: bool,
-    /// DMA between passed devices; auto: when there are two or more.
-    #[arg(long, value_name = "auto|on|off", default_value = "auto")]
-    pub(crate) p2p: Option<String>,
-    /// How the guest sees its CPUs.
-    ///
-    ///   hide=kvm|all            hide KVM's CPUID leaf; the hypervisor bit too
-    ///   hv-vendor=XXXXXXXXXXXX  vendor of the hypervisor leaf
-    ///   threads=N               threads per core
-    ///   cores=N                 cores per package
-    ///   idle=halt|native        where an idle vCPU waits: in the host, or in the guest,
-    ///                           which wakes faster and keeps the host's CPU to itself
-    #[arg(long, value_name = "KEY=VALUE,...", verbatim_doc_comment)]
-    pub(crate) cpu: Vec<String>,
-    /// Where the first serial port goes: stdio, none, file=PATH or socket=PATH.
-    #[arg(long, value_name = "WHERE", default_value = "stdio")]
-    pub(crate) serial: Option<String>,
-    /// An ACPI table for the guest beside the machine's own, an SSDT for instance; repeat it for more.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) acpi_table: Vec<PathBuf>,
-    /// The guest sees a battery, full and on mains: some notebook GPUs' drivers want one.
-    #[arg(long)]
-    pub(crate) fake_battery: bool,
-    /// Exact size of the 32-bit window for BARs [default: as needed].
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) mmio32: Option<String>,
-    /// Exact size of the 64-bit window for BARs [default: as needed].
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) mmio64: Option<String>,
-    /// Which entry point of the kernel to use.
-    #[arg(long, value_name = "auto|pvh|bzimage", default_value = "auto")]
-    pub(crate) boot: Option<String>,
-    /// Print the machine and touch nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// The machine as a TOML file; what the command line says counts before it.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Print the machine as such a file, defaults too, and touch nothing.
-    #[arg(long)]
-    pub(crate) print_config: bool,
-}
-
-/// `strait devices`, word for word.
-#[derive(Debug, Args)]
-#[command(after_help = DEVICES_EXAMPLES, args_conflicts_with_subcommands = true)]
-pub(crate) struct DevicesArgs {
-    /// One device in full, or all of them in a list.
-    #[command(subcommand)]
-    pub(crate) command: Option<DevicesCommand>,
-    /// Only those that a guest can have, now or after binding.
-    #[arg(long)]
-    pub(crate) assignable: bool,
-    /// Only this vendor's.
-    #[arg(long, value_name = "VVVV", value_parser = vendor_id)]
-    pub(crate) vendor: Option<u16>,
-    /// Only this kind.
-    #[arg(long, value_name = "KIND")]
-    pub(crate) class: Option<DeviceClass>,
-    /// By IOMMU group: what goes to a guest together.
-    #[arg(long, conflicts_with = "tree")]
-    pub(crate) group: bool,
-    /// By bus: what is behind which port.
-    #[arg(long)]
-    pub(crate) tree: bool,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
-/// One device in full.
-#[derive(Debug, Subcommand)]
-pub(crate) enum DevicesCommand {
-    /// All that is known of a device.
-    Show(ShowArgs),
-}
-
-/// `strait devices show`, word for word.
-#[derive(Debug, Args)]
-#[command(after_help = SHOW_EXAMPLES)]
-pub(crate) struct ShowArgs {
-    /// Which.
-    #[arg(required = true, value_name = "DEVICE")]
-    pub(crate) devices: Vec<String>,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
-/// `strait doctor`, word for word.
-#[derive(Debug, Args)]
-#[command(after_help = DOCTOR_EXAMPLES)]
-pub(crate) struct DoctorArgs {
-    /// The devices for the guest, as strait devices show takes them; without one, the host alone.
-    #[arg(value_name = "DEVICE")]
-    pub(crate) devices: Vec<String>,
-    /// A machine as strait run --config takes it: its files, its memory and its devices.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Print the lines that mend this host, for its distribution and boot loader.
-    #[arg(long)]
-    pub(crate) fix_plan: bool,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
 /// How a command that looks at the host answers.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgs {
@@ -300,131 +95,6 @@ pub(crate) struct OutputArgs {
     /// Look at the host laid out in this directory.
     #[arg(long, value_name = "DIR", hide = true, default_value = "/")]
     pub(crate) sysroot: PathBuf,
-}
-
-/// Kinds of device that people look for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DeviceClass {
-    /// Displays and compute accelerators.
-    Gpu,
-    /// Network controllers.
-    Nic,
-    /// NVMe disks.
-    Nvme,
-    /// USB controllers.
-    Usb,
-}
-
-/// `10de`, also `0x10de`.
-fn vendor_id(text: &str) -> Result<u16, String> {
-    let digits = text.strip_prefix("0x").unwrap_or(text);
-    let is_id = digits.len() == 4 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    is_id
-        .then(|| u16::from_str_radix(digits, 16).ok())
-        .flatten()
-        .ok_or_else(|| "a vendor is four hexadecimal digits, as 10de".to_owned())
-}
-
-/// `strait bind`, word for word.
-#[derive(Debug, Args)]
-#[command(after_help = BIND_EXAMPLES)]
-pub(crate) struct BindArgs {
-    /// Functions (3b:00.0) or whole slots (3b:00, slot=NAME), or IDs. What shares an IOMMU group comes along.
-    #[arg(value_name = "DEVICE", required = true)]
-    pub(crate) functions: Vec<String>,
-    /// Say what would be done and do nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// At every boot too: writes a udev rule for each function.
-    #[arg(long)]
-    pub(crate) persist: bool,
-    /// The display that the host's console is on may go.
-    #[arg(long)]
-    pub(crate) allow_boot_vga: bool,
-}
-
-/// `strait unbind`, word for word.
-#[derive(Debug, Args)]
-#[command(after_help = UNBIND_EXAMPLES)]
-pub(crate) struct UnbindArgs {
-    /// Functions (3b:00.0) or whole slots (3b:00, slot=NAME), or IDs.
-    #[arg(value_name = "DEVICE", required = true)]
-    pub(crate) functions: Vec<String>,
-    /// Say what would be done and do nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-/// `strait ps`, word for word.
-#[derive(Debug, Args)]
-#[command(after_help = PS_EXAMPLES)]
-pub(crate) struct PsArgs {
-    /// For programs.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// `strait bench`, word for word.
-#[derive(Debug, Args)]
-#[command(after_help = BENCH_EXAMPLES, args_conflicts_with_subcommands = true)]
-pub(crate) struct BenchArgs {
-    /// Compare two results instead.
-    #[command(subcommand)]
-    pub(crate) command: Option<BenchCommand>,
-    /// The function to measure, as strait devices show takes it.
-    #[arg(long, value_name = "DEVICE")]
-    pub(crate) vfio: Option<String>,
-    /// Other monitors of this host: qemu, cloud-hypervisor.
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
-    pub(crate) against: Vec<String>,
-    /// How many runs of each are counted, 1 to 100.
-    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) runs: u32,
-    /// The guests' RAM.
-    #[arg(long, value_name = "SIZE", default_value = "1G")]
-    pub(crate) memory: String,
-    /// Also run this program on both sides; lines NAME: NUMBER UNIT of its output become rows.
-    #[arg(long, value_name = "COMMAND")]
-    pub(crate) workload: Option<String>,
-    /// The guests' kernel [default: this host's].
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: Option<PathBuf>,
-    /// The modules of that kernel [default: those of this host's].
-    #[arg(long, value_name = "DIR")]
-    pub(crate) modules_dir: Option<PathBuf>,
-    /// Where the report goes [default: strait-bench-DEVICE].
-    #[arg(long, value_name = "DIR")]
-    pub(crate) output: Option<PathBuf>,
-    /// For programs: the report on standard output.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// What to do with results.
-#[derive(Debug, Subcommand)]
-pub(crate) enum BenchCommand {
-    /// Tell what changed between two results.
-    Compare(BenchCompareArgs),
-}
-
-/// `strait bench compare`, word for word.
-#[derive(Debug, Args)]
-#[command(after_help = BENCH_COMPARE_EXAMPLES)]
-pub(crate) struct BenchCompareArgs {
-    /// A report.json.
-    pub(crate) before: PathBuf,
-    /// Another.
-    pub(crate) after: PathBuf,
-    /// For programs.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// What to measure, as a file.
-#[derive(Debug, Args)]
-pub(crate) struct BenchGuestArgs {
-    /// Which file.
-    pub(crate) task: PathBuf,
 }
 
 /// `strait explain`, word for word.

@@ -1,0 +1,57 @@
+//! `strait bind`, `unbind` and `ps`, word for word.
+
+use clap::Args;
+
+const BIND_EXAMPLES: &str = "\
+Examples:
+  strait bind 3b:00
+  strait bind 3b:00.0 3b:00.1 --persist";
+
+const UNBIND_EXAMPLES: &str = "\
+Examples:
+  strait unbind 3b:00
+  strait unbind 3b:00.0 --dry-run";
+
+const PS_EXAMPLES: &str = "\
+Examples:
+  strait ps
+  strait ps --json";
+
+/// `strait bind`, word for word.
+#[derive(Debug, Args)]
+#[command(after_help = BIND_EXAMPLES)]
+pub(crate) struct BindArgs {
+    /// Functions (3b:00.0) or whole slots (3b:00, slot=NAME), or IDs. What shares an IOMMU group comes along.
+    #[arg(value_name = "DEVICE", required = true)]
+    pub(crate) functions: Vec<String>,
+    /// Say what would be done and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// At every boot too: writes a udev rule for each function.
+    #[arg(long)]
+    pub(crate) persist: bool,
+    /// The display that the host's console is on may go.
+    #[arg(long)]
+    pub(crate) allow_boot_vga: bool,
+}
+
+/// `strait unbind`, word for word.
+#[derive(Debug, Args)]
+#[command(after_help = UNBIND_EXAMPLES)]
+pub(crate) struct UnbindArgs {
+    /// Functions (3b:00.0) or whole slots (3b:00, slot=NAME), or IDs.
+    #[arg(value_name = "DEVICE", required = true)]
+    pub(crate) functions: Vec<String>,
+    /// Say what would be done and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `strait ps`, word for word.
+#[derive(Debug, Args)]
+#[command(after_help = PS_EXAMPLES)]
+pub(crate) struct PsArgs {
+    /// For programs.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

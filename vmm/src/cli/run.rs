@@ -1,0 +1,99 @@
+//! `strait run`, word for word.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+const RUN_EXAMPLES: &str = "\
+Sizes are a number and K, M, G or T, in powers of 1024. A comma inside a value is written twice.
+On a terminal, Ctrl-A x ends the guest and Ctrl-A Ctrl-A sends it one Ctrl-A.
+A file for --config has these flags as its keys; --memory and --cpu are tables, and each --vfio is a
+[[vfio]] with host=. --print-config writes such a file.
+
+Examples:
+  strait run --kernel vmlinuz --initramfs initrd.img --vfio 3b:00,id=gpu --memory 16G --cpus 8
+  strait run --config vm.toml --vfio 0000:3b:00.0,expect=10de:1e07,rom=off --dry-run";
+
+/// `strait run`, word for word.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub(crate) struct RunArgs {
+    /// A Linux kernel: a bzImage (vmlinuz) or an ELF vmlinux.
+    #[arg(long, value_name = "FILE", required_unless_present = "config")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// An initial RAM file system. Also --initrd.
+    #[arg(long, alias = "initrd", value_name = "FILE")]
+    pub(crate) initramfs: Option<PathBuf>,
+    /// The kernel's command line [default: console=ttyS0, or nothing with --serial none].
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) cmdline: Option<String>,
+    /// Virtual CPUs, 1 to 255.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) cpus: String,
+    /// Guest RAM, and behind its size, with commas:
+    ///   hugepages=2M|1G         from the host's pool of huge pages
+    ///   pin=auto|eager|behind   when it is pinned for passed devices: before the guest
+    ///                           starts, or behind its boot, where the first driver to
+    ///                           enable bus mastering waits for the rest [default: auto,
+    ///                           that is behind where the host has memory to spare]
+    #[arg(long, value_name = "SIZE[,KEY=VALUE]", default_value = "512M", verbatim_doc_comment)]
+    pub(crate) memory: String,
+    /// A PCI device for the guest; repeat it for more.
+    ///
+    /// SPEC is an address, 3b:00.0 for one function or 3b:00 for every function of
+    /// the slot; slot=NAME as the board calls it; IDs, 10de:1e07, that one device
+    /// alone has; or a path in /sys. Behind it may come, with commas:
+    ///   id=NAME                 what strait calls it
+    ///   guest-address=BB:00[.F] its place in the guest
+    ///   rom=on|off|FILE         its expansion ROM
+    ///   expect=VVVV:DDDD        refuse another device than this
+    ///   vendor-id= device-id= sub-vendor-id= sub-device-id=
+    ///                           IDs for the guest instead of the device's
+    ///   managed=auto|yes|no     take it from the host's driver, if the host can do
+    ///                           without it, and give it back; auto: as root
+    #[arg(long, value_name = "SPEC", verbatim_doc_comment)]
+    pub(crate) vfio: Vec<String>,
+    /// The display that the host's console is on may be taken too.
+    #[arg(long)]
+    pub(crate) allow_boot_vga: bool,
+    /// DMA between passed devices; auto: when there are two or more.
+    #[arg(long, value_name = "auto|on|off", default_value = "auto")]
+    pub(crate) p2p: Option<String>,
+    /// How the guest sees its CPUs.
+    ///
+    ///   hide=kvm|all            hide KVM's CPUID leaf; the hypervisor bit too
+    ///   hv-vendor=XXXXXXXXXXXX  vendor of the hypervisor leaf
+    ///   threads=N               threads per core
+    ///   cores=N                 cores per package
+    ///   idle=halt|native        where an idle vCPU waits: in the host, or in the guest,
+    ///                           which wakes faster and keeps the host's CPU to itself
+    #[arg(long, value_name = "KEY=VALUE,...", verbatim_doc_comment)]
+    pub(crate) cpu: Vec<String>,
+    /// Where the first serial port goes: stdio, none, file=PATH or socket=PATH.
+    #[arg(long, value_name = "WHERE", default_value = "stdio")]
+    pub(crate) serial: Option<String>,
+    /// An ACPI table for the guest beside the machine's own, an SSDT for instance; repeat it for more.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) acpi_table: Vec<PathBuf>,
+    /// The guest sees a battery, full and on mains: some notebook GPUs' drivers want one.
+    #[arg(long)]
+    pub(crate) fake_battery: bool,
+    /// Exact size of the 32-bit window for BARs [default: as needed].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) mmio32: Option<String>,
+    /// Exact size of the 64-bit window for BARs [default: as needed].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) mmio64: Option<String>,
+    /// Which entry point of the kernel to use.
+    #[arg(long, value_name = "auto|pvh|bzimage", default_value = "auto")]
+    pub(crate) boot: Option<String>,
+    /// Print the machine and touch nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// The machine as a TOML file; what the command line says counts before it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the machine as such a file, defaults too, and touch nothing.
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
