@@ -63,6 +63,13 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         .strait_only()
         .script(format!("{REFUSED_FUNCTION}{REFUSED}")),
         Scenario::new(
+            "bind-hangs",
+            HostKind::Desk,
+            "a driver that does not let go is told in bounded time, and the device returns when it has",
+        )
+        .strait_only()
+        .script(HANGS),
+        Scenario::new(
             "group-several",
             HostKind::Desk,
             "of a group of two the other one is listed, refused while the host needs it, taken along, returned",
@@ -215,6 +222,40 @@ strait_to bind bind $nvme0 $nic || echo "FAIL: still refused: $(cat $J/bind.err)
 strait_to unbind unbind $nvme0 $nic || echo "FAIL: unbind: $(cat $J/unbind.err)"
 bindings >$J/after
 same "the host is not as it was" before after
+"#;
+
+/// The 9p driver waits in its unbind, without an end, until its file system is unmounted. Reading `driver_override`
+/// waits with it, so `bindings` must not look meanwhile.
+const HANGS: &str = r#"mkdir -p /tmp/shared
+mount -t 9p -o trans=virtio,version=9p2000.L,cache=none shared /tmp/shared || { echo "FAIL: no 9p"; exit 1; }
+bindings >$J/before
+# timed NAME MOST ARGUMENTS...: it must fail, and in time.
+timed() {
+    local n=$1 most=$2 begin=$(cut -d. -f1 /proc/uptime)
+    shift 2
+    strait_to $n "$@" && echo "FAIL: $n: no failure"
+    local took=$(($(cut -d. -f1 /proc/uptime) - begin))
+    [ $took -le $most ] || echo "FAIL: $n took $took s"
+    echo "LAB figure.$n=$took s"
+}
+timed bind 45 bind $shared
+says bind.err "error[E1112]: virtio-pci does not let go of 0000:00:05.0"
+strait_to ps ps
+says ps.out "dead"
+# Neither a second try nor a look is caught by the same lock.
+timed again 5 bind $shared
+says again.err "error[E1112]: 0000:00:05.0 still waits for its driver, in process "
+strait_to devices devices || echo "FAIL: devices: $(cat $J/devices.err)"
+strait_to show devices show $shared || echo "FAIL: show: $(cat $J/show.err)"
+says show.out "does not let go of it"
+umount /tmp/shared
+sleep 2
+strait_to unbind unbind $edu1
+bindings >$J/after
+same "the host is not as it was" before after
+mount -t 9p -o trans=virtio,version=9p2000.L,cache=none shared /tmp/shared && umount /tmp/shared ||
+    echo "FAIL: the device does not work"
+[ -z "$(ls /run/strait/journal)" ] || echo "FAIL: left behind: $(ls /run/strait/journal)"
 "#;
 
 const GROUP: &str = r#"load e1000

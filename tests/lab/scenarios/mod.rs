@@ -15,6 +15,7 @@ mod hostile;
 mod hosts;
 mod net;
 mod nvme;
+mod reset;
 
 use crate::{
     hosts::HostKind,
@@ -36,6 +37,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(chest::scenarios());
     all.extend(hosts::scenarios());
     all.extend(binding::scenarios());
+    all.extend(reset::scenarios());
     all.extend(behind::scenarios());
     all.extend(bad_input::scenarios());
     all.extend(doctor::scenarios());
