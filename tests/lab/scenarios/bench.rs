@@ -3,7 +3,6 @@
 use serde_json::Value;
 
 use crate::{
-    bench::facts::figures,
     hosts::HostKind,
     outcome::Outcome,
     scenario::{Ending, Scenario, Vm},
@@ -27,11 +26,6 @@ const OF_GUESTS: &[&str] = &[
     "exits.per-operation",
     "mmio.read.0",
 ];
-
-/// Exits to strait from start to power-off: what a change must not silently raise. A tenth above what was measured last.
-/// The instructions to the guest's first are told, not judged: on a host whose clock counts them, a wait for the kernel
-/// (an RCU grace period when KVM takes a memory slot) counts as well, and 43 to 290 million were seen of one strait.
-const EXITS_MOST: f64 = 2500.0;
 
 /// The scenarios.
 pub(crate) fn scenarios() -> Vec<Scenario> {
@@ -57,53 +51,8 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
                 Err(format!("{:?}: {}{}", run.status, run.serial, run.errors))
             }
         }),
-        Scenario::new(
-            "bench-counts",
-            HostKind::Counted,
-            "the exits of a boot with reads stay what they were; instructions are told",
-        )
-        .limit(900)
-        .strait_only()
-        .vm(Vm::new("a", "nvme-bench,0,200").device("nvme0").modules(&["nvme"]))
-        .script(COUNTS)
-        .check(|outcome| {
-            let of = |name: &str, figure: &str| {
-                let text = |suffix: &str| outcome.text(&format!("{name}.{suffix}"));
-                let all = figures(&text("times"), &text("exits"), 512);
-                all.get(figure).copied().ok_or_else(|| format!("{name}: no {figure}"))
-            };
-            let exits = of("a", "exits")?;
-            // A counter that counts nothing is no proof.
-            if !(20.0..=EXITS_MOST).contains(&exits) {
-                return Err(format!("{exits} exits, 20 to {EXITS_MOST} expected"));
-            }
-            for name in ["tiny1", "tiny2", "tiny3"] {
-                of(name, "entry-instructions")?;
-            }
-            Ok(())
-        }),
     ]
 }
-
-/// The stopwatch takes the place of the plain start; what it counts ends in the log.
-const COUNTS: &str = r#"bind {all}
-run_vm() {
-    local n=$1
-    shift
-    echo "$*" >$J/$n.command
-    agent stopwatch $J/$n $watch -- "$@" || echo "FAIL: $n was not timed"
-}
-watch=exits
-vm_a
-agent tiny-kernel /run/lab/tiny
-watch="trace until LAB"
-for n in tiny1 tiny2 tiny3; do run_vm $n strait run --kernel /run/lab/tiny --memory 64M; done
-for n in a tiny1 tiny2 tiny3; do
-    awk '$1 == "user" { s += $2 } $1 == "begin" { b = $2 } $1 == "entry" { e = $2 - b }
-        END { if (s) print "LAB figure.exits=" s; if (e) printf "LAB figure.entry=%.1f M instr.\n", e * 1000 }' \
-        $J/$n.times $(ls $J/$n.exits 2>/dev/null)
-done
-"#;
 
 const SCRIPT: &str = r#"give_back $nvme0
 mkdir -p /run/lab/unpacked && (cd /run/lab/unpacked && cpio -id <$INITRAMFS_a) 2>/dev/null
