@@ -4,8 +4,8 @@
 use std::{
     io::{Read, Write},
     os::unix::{net::UnixStream, process::ExitStatusExt},
-    path::PathBuf,
-    process::{Command, Output, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -212,16 +212,7 @@ fn serial_to_a_file_holds_what_the_guest_said() {
 #[test]
 fn typed_bytes_reach_the_guest_and_its_answer_comes_back() {
     let Some(file) = kernel(&Guest::new().print(">").echo().power_off()) else { return };
-    let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
-        .args(["run", "--memory", "32M", "--kernel"])
-        .arg(file.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("strait starts");
-    let (mut input, mut output) =
-        (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-    read_until(&mut output, b">");
+    let (mut child, mut input, mut output) = prompted(file.path(), &[]);
     // More than the 16 bytes of the FIFO.
     input.write_all(b"the quick brown fox jumps over the lazy dog").expect("typed");
     let mut rest = String::new();
@@ -295,16 +286,7 @@ fn terminal_is_raw_for_the_guest_and_restored_after_ctrl_a_x() {
 #[test]
 fn r87_running_guest_answers_inspect_whatever_other_clients_do() {
     let Some(file) = kernel(&Guest::new().print(">").echo().power_off()) else { return };
-    let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
-        .args(["run", "--memory", "32M", "--fake-battery", "--kernel"])
-        .arg(file.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("strait starts");
-    let (mut input, mut output) =
-        (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-    read_until(&mut output, b">");
+    let (mut child, mut input, mut output) = prompted(file.path(), &["--fake-battery"]);
     let id = child.id().to_string();
     let socket = std::fs::read_dir("/run/strait/vm").into_iter().flatten().find_map(|entry| {
         let path = entry.ok()?.path();
@@ -334,6 +316,23 @@ fn r87_running_guest_answers_inspect_whatever_other_clients_do() {
     input.write_all(b"q").expect("typed");
     assert_eq!(child.wait().expect("ended").code(), Some(0));
     assert!(socket.is_none_or(|socket| !socket.exists()), "the socket is removed");
+}
+
+/// A guest on pipes that has said `>`.
+fn prompted(kernel: &Path, flags: &[&str]) -> (Child, ChildStdin, ChildStdout) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(["run", "--memory", "32M"])
+        .args(flags)
+        .arg("--kernel")
+        .arg(kernel)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("strait starts");
+    let input = child.stdin.take().expect("piped");
+    let mut output = child.stdout.take().expect("piped");
+    read_until(&mut output, b">");
+    (child, input, output)
 }
 
 fn read_until(source: &mut impl Read, end: &[u8]) {

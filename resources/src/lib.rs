@@ -2,6 +2,7 @@
 
 pub mod bar;
 pub mod bdf;
+pub mod civil;
 pub mod codes;
 pub mod failure;
 pub mod host;

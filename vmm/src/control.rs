@@ -125,16 +125,7 @@ impl Control {
         if !self.attention.load(Ordering::Acquire) {
             return Next::Run;
         }
-        let mut state = self.lock();
-        if state.goal == Goal::Pause {
-            state.paused += 1;
-            self.changed.notify_all();
-            state = self
-                .changed
-                .wait_while(state, |s| s.goal == Goal::Pause)
-                .expect("no panic while held");
-            state.paused -= 1;
-        }
+        let mut state = self.wait_out_pause(self.lock());
         match state.goal {
             Goal::Stop => Next::Stop,
             _ if state.resets != *resets => {
@@ -147,6 +138,20 @@ impl Control {
         }
     }
 
+    /// Counts the calling vCPU thread among those that stand still for as long as the machine is paused.
+    fn wait_out_pause<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        if state.goal == Goal::Pause {
+            state.paused += 1;
+            self.changed.notify_all();
+            state = self
+                .changed
+                .wait_while(state, |s| s.goal == Goal::Pause)
+                .expect("no panic while held");
+            state.paused -= 1;
+        }
+        state
+    }
+
     /// Keeps the calling vCPU thread, which is amid an exit, until `ready`: `true`. The machine may pause and go on
     /// meanwhile; `false` when it stops or is reset, and the exit must come to nothing. `tick` is called now and then,
     /// with no lock held.
@@ -155,16 +160,7 @@ impl Control {
         let began = Instant::now();
         let passed = loop {
             tick();
-            let mut state = self.lock();
-            if state.goal == Goal::Pause {
-                state.paused += 1;
-                self.changed.notify_all();
-                state = self
-                    .changed
-                    .wait_while(state, |s| s.goal == Goal::Pause)
-                    .expect("no panic while held");
-                state.paused -= 1;
-            }
+            let state = self.wait_out_pause(self.lock());
             if state.goal == Goal::Stop || state.resets != resets {
                 break false;
             }

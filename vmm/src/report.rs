@@ -74,6 +74,15 @@ pub(crate) fn shortened(text: &str, room: usize) -> String {
     text.chars().take(room.saturating_sub(3)).chain("...".chars()).collect()
 }
 
+/// Lines of `label  value`, the value broken where `columns` end and the label, `width` wide, before the first one only.
+pub(crate) fn labelled(text: &mut String, columns: usize, width: usize, label: &str, value: &str) {
+    let room = columns.saturating_sub(width + 4);
+    for (position, line) in wrapped(value, room).iter().enumerate() {
+        let label = if position == 0 { label } else { "" };
+        let _ = writeln!(text, "  {QUIET}{label:width$}{QUIET:#}  {line}");
+    }
+}
+
 /// Broken between words into lines of `room` characters; a longer word has a line of its own.
 pub(crate) fn wrapped(text: &str, room: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();

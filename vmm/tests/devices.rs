@@ -2,10 +2,10 @@
 //! `STRAIT_BLESS=1 cargo test -p strait --test devices` writes them anew.
 
 mod golden;
-
-use std::process::Command;
+mod look;
 
 use golden::{assert_golden, assert_schema};
+use look::look;
 use serde_json::Value;
 use strait_resources::host::fixture::{Function, Tree};
 
@@ -94,12 +94,7 @@ fn config() -> Vec<u8> {
 }
 
 fn strait(tree: &Tree, words: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_strait"))
-        .args(words)
-        .arg("--sysroot")
-        .arg(tree.sysroot().path("/"))
-        .output()
-        .unwrap();
+    let output = look(tree, words);
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{words:?}: {told}");
     assert_eq!(told, "", "{words:?}");
@@ -116,13 +111,7 @@ fn addresses(tree: &Tree, words: &[&str]) -> Vec<String> {
 
 /// JSON lines may be as long as they like.
 fn strait_json(tree: &Tree, words: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_strait"))
-        .args(words)
-        .arg("--json")
-        .arg("--sysroot")
-        .arg(tree.sysroot().path("/"))
-        .output()
-        .unwrap();
+    let output = look(tree, &[words, &["--json"]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -2,10 +2,12 @@
 //! `STRAIT_BLESS=1 cargo test -p strait --test doctor` writes them anew.
 
 mod golden;
+mod look;
 
 use std::process::Command;
 
 use golden::{assert_golden, assert_schema};
+use look::look;
 use serde_json::Value;
 use strait_resources::host::fixture::{Function, HOSTS, Tree};
 
@@ -41,12 +43,7 @@ fn newcomer() -> Tree {
 
 /// Exit status and answer.
 fn strait(tree: &Tree, words: &[&str]) -> (i32, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_strait"))
-        .args(words)
-        .arg("--sysroot")
-        .arg(tree.sysroot().path("/"))
-        .output()
-        .unwrap();
+    let output = look(tree, words);
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(told, "", "{words:?}");
     (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())

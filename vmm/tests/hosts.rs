@@ -3,10 +3,10 @@
 
 #[allow(dead_code, reason = "these pages are for people")]
 mod golden;
-
-use std::process::Command;
+mod look;
 
 use golden::assert_golden;
+use look::look;
 use strait_resources::host::fixture::HOSTS;
 
 const WIDEST: usize = 100;
@@ -17,12 +17,7 @@ fn every_host_has_its_pages() {
         let tree = make();
         let mut page = String::new();
         for words in [&["devices"][..], &["devices", "--group"], &["doctor"], &["doctor", device]] {
-            let output = Command::new(env!("CARGO_BIN_EXE_strait"))
-                .args(words)
-                .arg("--sysroot")
-                .arg(tree.sysroot().path("/"))
-                .output()
-                .unwrap();
+            let output = look(&tree, words);
             assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{name}: {words:?}");
             let text = String::from_utf8(output.stdout).unwrap();
             let wide = text.lines().find(|line| line.chars().count() > WIDEST);

@@ -2,10 +2,12 @@
 //! `golden` were read by eye.
 
 mod golden;
+mod look;
 
-use std::{io::Write as _, os::unix::net::UnixListener, process::Command, thread};
+use std::{io::Write as _, os::unix::net::UnixListener, thread};
 
 use golden::{assert_golden, assert_schema};
+use look::look;
 use serde_json::{Value, json};
 use strait_resources::host::fixture::Tree;
 
@@ -62,13 +64,7 @@ fn host(answer: &Value, interrupts: u64) -> Tree {
 
 /// Exit status, standard output, standard error.
 fn inspect(tree: &Tree, words: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_strait"))
-        .arg("inspect")
-        .args(words)
-        .arg("--sysroot")
-        .arg(tree.sysroot().path("/"))
-        .output()
-        .unwrap();
+    let output = look(tree, &[&["inspect"], words].concat());
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }

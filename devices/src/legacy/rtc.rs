@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use strait_resources::civil::Civil;
 use vm_device::{
     DevicePio,
     bus::{PioAddress, PioAddressOffset},
@@ -133,46 +134,6 @@ impl DevicePio for Rtc {
     }
 }
 
-/// A moment in the Gregorian calendar.
-#[derive(Debug, PartialEq, Eq)]
-struct Civil {
-    year: u64,
-    month: u8,
-    day: u8,
-    /// 1 is Sunday.
-    weekday: u8,
-    hour: u8,
-    minute: u8,
-    second: u8,
-}
-
-impl Civil {
-    /// From seconds since 1970. Years are counted from March, so that the leap day is the last of its year.
-    fn new(seconds: u64) -> Self {
-        let (days, in_day) = (seconds / 86_400, seconds % 86_400);
-        // From 1 March of year 0; 400 years have 146 097 days.
-        let from_march = days + 719_468;
-        let (era, day_of_era) = (from_march / 146_097, from_march % 146_097);
-        let year_of_era =
-            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        // Five months from March have 153 days.
-        let month_from_march = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-        Self {
-            year: era * 400 + year_of_era + u64::from(month <= 2),
-            month: month as u8,
-            day: day as u8,
-            // 1 January 1970 was a Thursday.
-            weekday: ((days + 4) % 7 + 1) as u8,
-            hour: (in_day / 3600) as u8,
-            minute: (in_day / 60 % 60) as u8,
-            second: (in_day % 60) as u8,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,19 +143,6 @@ mod tests {
         rtc.pio_write(PioAddress(0x70), INDEX, &[index]);
         rtc.pio_read(PioAddress(0x70), DATA, &mut data);
         data[0]
-    }
-
-    #[test]
-    fn dates_around_leap_days_are_right() {
-        let date = |seconds| {
-            let time = Civil::new(seconds);
-            (time.year, time.month, time.day, time.weekday)
-        };
-        assert_eq!(date(0), (1970, 1, 1, 5));
-        assert_eq!(date(951_782_400), (2000, 2, 29, 3));
-        assert_eq!(date(951_868_800), (2000, 3, 1, 4));
-        assert_eq!(date(1_798_761_599), (2026, 12, 31, 5));
-        assert_eq!(date(4_107_542_400), (2100, 3, 1, 2));
     }
 
     #[test]

@@ -121,7 +121,8 @@ node=$(disk $nvme0) && dd if=$node of=/dev/null bs=1M count=1 2>/dev/null || ech
 [ -z "$(ls /run/strait/journal)" ] || echo "FAIL: left behind: $(ls /run/strait/journal)"
 "#;
 
-const SIGKILL: &str = r#"give_back $nvme0
+/// It binds and unbinds `edu1` as well, which earlier scenarios may have left on vfio-pci.
+const SIGKILL: &str = r#"give_back $nvme0 $edu1
 disk $nvme0 >/dev/null || exit 1
 bindings >$J/before
 power $nvme0 >>$J/before

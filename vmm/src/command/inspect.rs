@@ -18,7 +18,7 @@ use crate::{
         socket,
         verdict::{Cause, Seen, Verdict, mode, verdict},
     },
-    report::{self, ERROR, GOOD, QUIET, STRONG, WARNING, shortened, wrapped},
+    report::{self, ERROR, GOOD, QUIET, STRONG, WARNING, labelled, shortened, wrapped},
 };
 
 /// Room for the first word of a line: the longest is `interrupts`.
@@ -136,11 +136,7 @@ struct Page<'a> {
 
 impl Page<'_> {
     fn line(&mut self, label: &str, value: &str) {
-        let room = self.columns.saturating_sub(LABEL + 4);
-        for (position, line) in wrapped(value, room).iter().enumerate() {
-            let label = if position == 0 { label } else { "" };
-            let _ = writeln!(self.text, "  {QUIET}{label:LABEL$}{QUIET:#}  {line}");
-        }
+        labelled(self.text, self.columns, LABEL, label, value);
     }
 
     fn device(&mut self, facts: &DeviceFacts, verdict: &Verdict, names: &Names) {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use strait_arch::boot;
-use strait_resources::{codes, failure::Failure, host::pci::HostFunction};
+use strait_resources::{civil::Civil, codes, failure::Failure, host::pci::HostFunction};
 
 use super::{
     OPERATIONS, RATE_MS,
@@ -200,38 +200,5 @@ pub(super) fn cpu_model() -> String {
 /// Now, in UTC.
 pub(super) fn date() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    date_of(seconds)
-}
-
-/// Days to a date, by the civil calendar's 400-year cycle that begins in March.
-fn date_of(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", rest / 3600, rest / 60 % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_right_around_leap_days() {
-        for (seconds, date) in [
-            (0, "1970-01-01 00:00 UTC"),
-            (951_782_400, "2000-02-29 00:00 UTC"),
-            (1_709_251_199, "2024-02-29 23:59 UTC"),
-            (1_709_251_200, "2024-03-01 00:00 UTC"),
-            (1_798_761_599, "2026-12-31 23:59 UTC"),
-        ] {
-            assert_eq!(date_of(seconds), date);
-        }
-    }
+    Civil::new(seconds).to_string()
 }

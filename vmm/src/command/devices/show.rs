@@ -18,7 +18,7 @@ use strait_resources::{
 };
 
 use super::verdict;
-use crate::report::{QUIET, STRONG, wrapped};
+use crate::report::{QUIET, STRONG, labelled};
 
 /// Room for the first word of a line: the longest is `capabilities`.
 const LABEL: usize = 12;
@@ -98,12 +98,7 @@ struct Page<'a> {
 
 impl Page<'_> {
     fn line(&mut self, label: &str, value: &str) {
-        let room = self.columns.saturating_sub(LABEL + 4);
-        let lines = wrapped(value, room);
-        for (position, line) in lines.iter().enumerate() {
-            let label = if position == 0 { label } else { "" };
-            let _ = writeln!(self.text, "  {QUIET}{label:LABEL$}{QUIET:#}  {line}");
-        }
+        labelled(self.text, self.columns, LABEL, label, value);
     }
 
     /// A value that must stay as it is, to be copied.
