@@ -444,6 +444,7 @@ impl Opened {
                     shown_as: guest::shown_as(own, function.identity),
                     layouts,
                     life: built.life_signs(),
+                    errors_before: guest::errors(function.host.bdf),
                 };
                 Ok(Built { number: function.number, function: Box::new(built), watched })
             })

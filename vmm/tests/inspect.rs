@@ -30,6 +30,8 @@ fn guest(change: impl FnOnce(&mut Value)) -> Value {
             ],
             "memory_decode": true, "bus_master": true, "interrupts": "msi", "vectors": 1,
             "vectors_connected": 1, "resets": 2, "failed_resets": 0, "rom_read": true, "lost": false,
+            "dead_reads": 0, "activity": {"config": 700, "bar": 12, "interrupts": 733},
+            "errors_before": {"correctable": [["BadTLP", 3]], "nonfatal": [], "fatal": []},
         }],
     });
     change(&mut answer);
@@ -48,6 +50,13 @@ fn host(answer: &Value, interrupts: u64) -> Tree {
     tree.file("/dev/kmsg", "6,1,1,-;pci 0000:3b:00.0: [10de:1e07]\n");
     tree.file("/sys/class/dmi/id/chassis_type", "3\n");
     tree.file("/sys/bus/pci/devices/0000:3b:00.0/power_state", "D0\n");
+    let errors = |kind: &str, name: &str, count: u32| {
+        let file = format!("/sys/bus/pci/devices/0000:3b:00.0/aer_dev_{kind}");
+        tree.file(&file, format!("RxErr 0\n{name} {count}\nTOTAL_ERR {count}\n"));
+    };
+    errors("correctable", "BadTLP", 3);
+    errors("nonfatal", "UnsupReq", 0);
+    errors("fatal", "SDES", 0);
     tree.directory("/run/strait/vm");
     let listener = UnixListener::bind(tree.sysroot().path("/run/strait/vm/4242-777.sock")).unwrap();
     // One that was killed.
@@ -123,10 +132,48 @@ fn r87_wrong_guest_is_refused_with_those_that_run() {
 #[test]
 fn r90_json_fields_are_those_of_the_document() {
     let answer = guest(|answer| answer["devices"][0]["shown_as"] = "10de:1e04".into());
-    let (status, text, _) = inspect(&host(&answer, 5), &["--json"]);
+    let tree = host(&answer, 5);
+    let mut config = vec![0; 4096];
+    config[0x100..0x104].copy_from_slice(&0x0001_0001_u32.to_le_bytes());
+    tree.file("/sys/bus/pci/devices/0000:3b:00.0/config", config);
+    for (kind, name) in [("correctable", "BadTLP"), ("nonfatal", "UnsupReq"), ("fatal", "SDES")] {
+        let file = format!("/sys/bus/pci/devices/0000:3b:00.0/aer_dev_{kind}");
+        tree.file(&file, format!("{name} 4\n"));
+    }
+    let (status, text, _) = inspect(&tree, &["--json"]);
     assert_eq!(status, 0);
     let answer: Value = serde_json::from_str(&text).unwrap();
     assert_schema("strait inspect --json", &answer);
     assert_eq!(answer["devices"][0]["interrupts"]["delivered"], 5);
     assert_eq!(answer["devices"][0]["left_behind"].as_array().unwrap().len(), 3);
+    let errors = &answer["devices"][0]["errors"];
+    assert_eq!(errors["correctable"], json!([{"name": "BadTLP", "count": 1}]));
+    assert_eq!(errors["fatal"], json!([{"name": "SDES", "count": 4}]));
+    let keys: Vec<_> = answer["devices"][0]["activity"].as_object().unwrap().values().collect();
+    assert_eq!(keys, [&json!(12), &json!(700), &json!(733)]);
+}
+
+#[test]
+fn r87_errors_of_pci_express_and_silence_are_told() {
+    let answer = guest(|answer| answer["devices"][0]["dead_reads"] = 9.into());
+    let tree = host(&answer, 5);
+    let at = "/sys/bus/pci/devices/0000:3b:00.0/aer_dev_fatal";
+    tree.file(at, "SDES 1\nTOTAL_ERR_FATAL 1\n");
+    let (_, text, _) = inspect(&tree, &["gpu"]);
+    assert!(text.contains("verdict     the device went silent: 9 of the guest's"), "{text}");
+    assert!(text.contains("SEEN  PCI Express broke down: 1 SDES"), "{text}");
+    assert!(text.contains("AER         since the start fatal 1 SDES\n"), "{text}");
+}
+
+#[test]
+fn r87_answer_of_an_older_strait_is_understood() {
+    let answer = guest(|answer| {
+        let device = answer["devices"][0].as_object_mut().unwrap();
+        for newer in ["dead_reads", "activity", "errors_before"] {
+            device.remove(newer).unwrap();
+        }
+    });
+    let (status, text, _) = inspect(&host(&answer, 5), &[]);
+    assert_eq!(status, 0);
+    assert!(text.contains("correctable 3 BadTLP"), "{text}");
 }

@@ -30,7 +30,7 @@ use crate::{
         backend::{IrqIndex, VfioBackend},
         bars::map_direct,
         irqs::{Irqs, Wanted},
-        life::{LifeSigns, Warnings},
+        life::{Activity, LifeSigns, Warnings},
         policy::{Policy, Presentation},
         rom::{Rom, RomSource},
     },
@@ -221,6 +221,9 @@ impl VfioFunction {
     }
 
     fn after_msix(&mut self, effect: MsixEffect) {
+        if effect != MsixEffect::None {
+            self.warnings.life.active(Activity::Interrupts);
+        }
         match (effect, &self.msix) {
             (MsixEffect::None, _) | (_, None) => {}
             (MsixEffect::Vector(n), Some((_, _, msix))) => self.irqs.sync_msix(msix, n),
@@ -302,6 +305,7 @@ impl PciFunction for VfioFunction {
     }
 
     fn config_read(&mut self, at: ConfigAccess) -> u32 {
+        self.warnings.life.active(Activity::Config);
         self.finish_power_change();
         let mut value = [0; 4];
         for run in self.policy.runs(at) {
@@ -314,6 +318,7 @@ impl PciFunction for VfioFunction {
     }
 
     fn config_write(&mut self, at: ConfigAccess, value: u32) -> BarChanges {
+        self.warnings.life.active(Activity::Config);
         self.finish_power_change();
         let before = self.placements();
         let value = value.to_le_bytes();
@@ -332,6 +337,7 @@ impl PciFunction for VfioFunction {
     }
 
     fn bar_read(&mut self, bar: BarIndex, offset: u64, data: &mut [u8]) {
+        self.warnings.life.active(Activity::Bar);
         if bar == BarIndex::ROM {
             self.warnings.life.rom_read();
             if let Err(error) = self.rom.read(&*self.backend, offset, data) {
@@ -354,6 +360,7 @@ impl PciFunction for VfioFunction {
     }
 
     fn bar_write(&mut self, bar: BarIndex, offset: u64, data: &[u8]) {
+        self.warnings.life.active(Activity::Bar);
         if bar == BarIndex::ROM {
             return;
         }

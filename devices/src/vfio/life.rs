@@ -8,8 +8,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use strait_resources::bdf::Bdf;
 
 use crate::pci::function::BarPlacement;
@@ -40,7 +42,40 @@ pub struct LifeSigns {
     decoded: AtomicBool,
     rom_read: AtomicBool,
     lost: AtomicBool,
+    dead_reads: AtomicU64,
+    /// By [`Activity`]: milliseconds of [`now`]; 0: never.
+    last: [AtomicU64; ACTIVITIES],
     bars: [BarSign; BARS],
+}
+
+/// What a guest does with a function that does not go past strait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activity {
+    /// An access to configuration space.
+    Config,
+    /// An access to a part of a BAR that is not mapped into the guest.
+    Bar,
+    /// A vector connected, disconnected or moved. Interrupts themselves pass nothing of ours.
+    Interrupts,
+}
+
+const ACTIVITIES: usize = 3;
+
+/// How long ago the guest last did each; `None`: never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastActivity {
+    /// Accessed configuration space.
+    pub config: Option<Duration>,
+    /// Accessed a trapped part of a BAR.
+    pub bar: Option<Duration>,
+    /// Changed its interrupts.
+    pub interrupts: Option<Duration>,
+}
+
+/// A clock that is a memory read even where the fine ones are an access to a slow timer, some milliseconds coarse.
+fn now() -> u64 {
+    let time = clock_gettime(ClockId::MonotonicCoarse);
+    time.tv_sec.unsigned_abs() * 1000 + time.tv_nsec.unsigned_abs() / 1_000_000
 }
 
 /// Six BARs and the ROM's.
@@ -82,6 +117,10 @@ pub struct LifeReport {
     pub rom_read: bool,
     /// The device did not answer after its last reset.
     pub lost: bool,
+    /// Configuration reads of the guest that found nobody there.
+    pub dead_reads: u64,
+    /// When the guest last did something.
+    pub last: LastActivity,
     /// BARs 0 to 5 and the ROM's; zeros where there is none.
     pub bars: [BarReport; BARS],
 }
@@ -104,6 +143,12 @@ impl LifeSigns {
             decoded: self.decoded.load(Relaxed),
             rom_read: self.rom_read.load(Relaxed),
             lost: self.lost.load(Relaxed),
+            dead_reads: self.dead_reads.load(Relaxed),
+            last: LastActivity {
+                config: self.ago(Activity::Config),
+                bar: self.ago(Activity::Bar),
+                interrupts: self.ago(Activity::Interrupts),
+            },
             bars: std::array::from_fn(|index| BarReport {
                 address: self.bars[index].address.load(Relaxed),
                 decoded: self.bars[index].decoded.load(Relaxed),
@@ -154,6 +199,20 @@ impl LifeSigns {
 
     pub(crate) fn lost(&self, lost: bool) {
         self.lost.store(lost, Relaxed);
+    }
+
+    pub(crate) fn dead_read(&self) {
+        self.dead_reads.fetch_add(1, Relaxed);
+    }
+
+    /// For accesses that have cost an exit to this process already.
+    pub(crate) fn active(&self, what: Activity) {
+        self.last[what as usize].store(now(), Relaxed);
+    }
+
+    fn ago(&self, what: Activity) -> Option<Duration> {
+        let then = Some(self.last[what as usize].load(Relaxed)).filter(|then| *then != 0)?;
+        Some(Duration::from_millis(now().saturating_sub(then)))
     }
 }
 

@@ -1,5 +1,7 @@
 //! How often passed functions interrupted, as the host's kernel counts it anyway.
 
+use std::time::{Duration, Instant};
+
 use super::sysroot::{SysError, Sysroot};
 use crate::bdf::Bdf;
 
@@ -7,6 +9,8 @@ use crate::bdf::Bdf;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interrupts {
     text: String,
+    /// The counts some time ago, and how long ago that is.
+    earlier: Option<(String, Duration)>,
     /// An interrupt may reach a running guest past the host's kernel, which then does not count it.
     pub posted: bool,
 }
@@ -20,24 +24,45 @@ impl Interrupts {
             let value = sysroot.read_if_present(&format!("/sys/module/{switch}"))?;
             posted |= value.is_some_and(|value| value == "Y" || value == "1");
         }
-        Ok(Self { text, posted })
+        Ok(Self { text, earlier: None, posted })
+    }
+
+    /// As they are now and were a moment ago, which this waits for where VFIO has any.
+    pub fn watch(sysroot: &Sysroot, moment: Duration) -> Result<Self, SysError> {
+        let before = Self::read(sysroot)?;
+        if !before.text.contains("vfio-") {
+            return Ok(before);
+        }
+        let start = Instant::now();
+        std::thread::sleep(moment);
+        let now = Self::read(sysroot)?;
+        Ok(Self { earlier: Some((before.text, start.elapsed())), ..now })
+    }
+
+    /// Of a function in a second, at present; `None` when that cannot be told.
+    pub fn per_second(&self, bdf: Bdf) -> Option<u64> {
+        let (text, age) = self.earlier.as_ref()?;
+        // A vector that was connected meanwhile counts from zero.
+        let more = self.of(bdf)?.saturating_sub(count(text, bdf)?);
+        Some((more as f64 / age.as_secs_f64().max(f64::EPSILON)).round() as u64)
     }
 
     /// Of all of a function's lines together; `None` when VFIO has none for it. Lines look like
     /// ` 31:  12  0  IR-PCI-MSI 65536-edge  vfio-msix[0](0000:00:04.0)`.
     pub fn of(&self, bdf: Bdf) -> Option<u64> {
-        let name = format!("({bdf})");
-        let mut lines = self
-            .text
-            .lines()
-            .filter(|line| line.contains(&name) && line.contains("vfio-"))
-            .peekable();
-        lines.peek()?;
-        let counts = lines.flat_map(|line| {
-            line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok())
-        });
-        Some(counts.sum())
+        count(&self.text, bdf)
     }
+}
+
+fn count(text: &str, bdf: Bdf) -> Option<u64> {
+    let name = format!("({bdf})");
+    let ours = |line: &&str| line.contains(&name) && line.contains("vfio-");
+    let mut lines = text.lines().filter(ours).peekable();
+    lines.peek()?;
+    let counts = lines.flat_map(|line| {
+        line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok())
+    });
+    Some(counts.sum())
 }
 
 #[cfg(test)]
@@ -62,5 +87,22 @@ mod tests {
         assert_eq!(interrupts.of("00:05.0".parse().unwrap()), Some(7));
         assert_eq!(interrupts.of("00:06.0".parse().unwrap()), None);
         assert!(!interrupts.posted);
+        assert_eq!(interrupts.per_second("00:04.0".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn r87_rate_is_what_came_meanwhile() {
+        let earlier = TABLE.replace("12          3", " 2          3").replace("vfio-intx", "-");
+        let interrupts = Interrupts {
+            text: TABLE.to_owned(),
+            earlier: Some((earlier, Duration::from_millis(250))),
+            posted: false,
+        };
+        assert_eq!(interrupts.per_second("00:04.0".parse().unwrap()), Some(40));
+        assert_eq!(interrupts.per_second("00:05.0".parse().unwrap()), None);
+        let tree = Tree::new();
+        tree.file("/proc/interrupts", TABLE);
+        let watched = Interrupts::watch(&tree.sysroot(), Duration::from_millis(1)).unwrap();
+        assert_eq!(watched.per_second("00:04.0".parse().unwrap()), Some(0));
     }
 }

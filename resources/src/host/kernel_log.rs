@@ -65,6 +65,12 @@ impl KernelLog {
         self.about(bdf).filter(|message| FAULTS.iter().any(|fault| message.contains(fault)))
     }
 
+    /// Errors of PCI Express among them, as the kernel's own reporting (AER) and firmware's (APEI) have them.
+    pub fn express_errors(&self, bdf: Bdf) -> impl Iterator<Item = &str> {
+        const ERRORS: &[&str] = &["AER: ", "PCIe Bus Error", "[Hardware Error]"];
+        self.about(bdf).filter(|message| ERRORS.iter().any(|error| message.contains(error)))
+    }
+
     /// Every message.
     pub fn messages(&self) -> &[String] {
         &self.messages
@@ -89,6 +95,20 @@ mod tests {
         assert_eq!(lately(log.clone()).messages(), ["old", "new"]);
         tree.file("/proc/uptime", "100.25 180.00\n");
         assert_eq!(lately(log).messages(), ["new"]);
+    }
+
+    #[test]
+    fn r87_errors_of_pci_express_are_found_for_the_function_alone() {
+        let log = KernelLog::parse(
+            "4,1,1,-;pcieport 0000:00:1c.0: AER: Correctable error message received from 0000:3b:00.0\n\
+             3,2,2,-;vfio-pci 0000:3b:00.0: PCIe Bus Error: severity=Correctable, type=Physical Layer, (Receiver ID)\n\
+             3,3,3,-;vfio-pci 0000:3b:00.0:   device [10de:1e07] error status/mask=00000001/0000a000\n\
+             3,4,4,-;{1}[Hardware Error]:   device_id: 0000:d8:00.0\n\
+             6,5,5,-;pcieport 0000:00:1c.0: AER: enabled with IRQ 122\n",
+        );
+        assert_eq!(log.express_errors("3b:00.0".parse().unwrap()).count(), 2);
+        assert_eq!(log.express_errors("d8:00.0".parse().unwrap()).count(), 1);
+        assert_eq!(log.express_errors("00:1c.0".parse().unwrap()).count(), 2);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The Linux host, read through a [`Sysroot`] and never changed.
 
+pub mod aer;
 pub mod capabilities;
 pub mod check;
 pub mod cpu;

@@ -147,6 +147,13 @@ fn inspect() -> Scenario {
             && disk["guest"] == "0000:01:00.0"
             && disk["interrupts"]["mode"] == "msix"
             && disk["bars"][0]["decoded"] == true
+            && disk["interrupts"]["per_second"].is_u64()
+            && disk["activity"]["config"].as_u64() <= working["seconds"].as_u64()
+            && disk["activity"]["config"].is_u64()
+            && disk["activity"]["bar"].is_u64()
+            && disk["activity"]["interrupts"].is_u64()
+            && disk["dead_reads"] == 0
+            && disk["errors"]["counted"] == false
             && counted > 10;
         if !good {
             return Err(format!("the working disk: {disk}"));
@@ -154,6 +161,9 @@ fn inspect() -> Scenario {
         let page = &outcome.vm("page")?.serial;
         if !page.contains("healthy: MSI-X with ") {
             return Err(format!("the page says {page}"));
+        }
+        if !page.lines().any(|line| line.starts_with("  activity ") && line.contains(" ago")) {
+            return Err(format!("the page tells no activity: {page}"));
         }
         let report = outcome.vm("report")?;
         if report.status != Some(0) || !report.serial.contains(".toml") {

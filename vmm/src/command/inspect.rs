@@ -14,9 +14,9 @@ use crate::{
     cli::InspectArgs,
     inspect::{
         facts::{DeviceFacts, Facts},
-        guest::{Bar, Guest, Rom},
+        guest::{Activity, Bar, Guest, Rom},
         socket,
-        verdict::{Cause, Seen, Verdict, mode, verdict},
+        verdict::{Cause, Seen, Verdict, mode, named, verdict},
     },
     report::{self, ERROR, GOOD, QUIET, STRONG, WARNING, labelled, shortened, wrapped},
 };
@@ -177,6 +177,7 @@ impl Page<'_> {
             ),
         );
         self.line("interrupts", &interrupts(facts));
+        self.line("activity", &activity(facts));
         self.line("resets", &resets(facts));
         let rom = match (device.rom, device.rom_read) {
             (Rom::None, _) => "none",
@@ -192,6 +193,7 @@ impl Page<'_> {
             Some(faults) => format!("{} since the start, in the kernel log", faults.len()),
         };
         self.line("IOMMU", &format!("faults: {faults}"));
+        self.line("AER", &errors(facts));
         self.causes(verdict);
     }
 
@@ -275,8 +277,58 @@ fn interrupts(facts: &DeviceFacts) -> String {
         Some(count) => format!("{count} came"),
         None => "the host counts none".to_owned(),
     };
+    let rate = facts.per_second.map(|rate| format!(", {rate} a second now")).unwrap_or_default();
     let posted = if facts.posted { ", posted ones not counted" } else { "" };
-    format!("{}, {vectors} now, {counted}{posted}", mode(device.interrupts))
+    format!("{}, {vectors} connected, {counted}{rate}{posted}", mode(device.interrupts))
+}
+
+/// The last first. Mapped BARs and interrupts pass nothing of ours, so a busy device may have been left alone for hours.
+fn activity(facts: &DeviceFacts) -> String {
+    let Activity { config, bar, interrupts } = facts.device.activity;
+    let mut last: Vec<(u64, &str)> =
+        [(config, "configuration"), (bar, "trapped BAR"), (interrupts, "interrupts set up")]
+            .into_iter()
+            .filter_map(|(ago, what)| Some((ago?, what)))
+            .collect();
+    last.sort_unstable();
+    let mut words: Vec<String> =
+        last.into_iter().map(|(ago, what)| format!("{what} {} ago", age(ago))).collect();
+    if words.is_empty() {
+        words.push("none yet".to_owned());
+    }
+    if facts.device.dead_reads > 0 {
+        words.push(format!("{} reads found nobody there", facts.device.dead_reads));
+    }
+    words.join("; ")
+}
+
+fn errors(facts: &DeviceFacts) -> String {
+    let counted = facts.errors.as_ref().map(|counted| {
+        let kinds = [
+            (&counted.fatal, "fatal"),
+            (&counted.nonfatal, "not fatal"),
+            (&counted.correctable, "correctable"),
+        ];
+        let some = kinds.into_iter().filter(|(errors, _)| !errors.is_empty());
+        some.map(|(errors, kind)| format!("{kind} {}", named(errors))).collect::<Vec<_>>()
+    });
+    let mut words = vec![match counted.as_deref() {
+        None => "the host's kernel counts no errors of this device".to_owned(),
+        Some([]) => "no errors since the start".to_owned(),
+        Some(kinds) => format!("since the start {}", kinds.join(", ")),
+    }];
+    if let Some(status) = &facts.error_status {
+        let bits = [&status.fatal[..], &status.nonfatal, &status.correctable].concat();
+        if !bits.is_empty() {
+            words.push(format!("in its registers: {}", bits.join(", ")));
+        }
+    }
+    match facts.error_log.as_deref().map(<[String]>::len) {
+        None | Some(0) => {}
+        Some(1) => words.push("1 line in the kernel log".to_owned()),
+        Some(lines) => words.push(format!("{lines} lines in the kernel log")),
+    }
+    words.join("; ")
 }
 
 fn resets(facts: &DeviceFacts) -> String {

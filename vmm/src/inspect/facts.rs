@@ -5,6 +5,7 @@ use std::time::Duration;
 use strait_resources::{
     bdf::Bdf,
     host::{
+        aer::{self, Counters},
         interrupts::Interrupts,
         kernel_log::KernelLog,
         pci::{self, HostFunction},
@@ -13,6 +14,9 @@ use strait_resources::{
 };
 
 use super::guest::{Device, Guest};
+
+/// How long interrupts are watched to tell how many come.
+const MOMENT: Duration = Duration::from_millis(250);
 
 /// One running guest.
 #[derive(Clone, Debug)]
@@ -34,6 +38,14 @@ pub(crate) struct DeviceFacts {
     pub(crate) posted: bool,
     /// The IOMMU's refusals in the kernel log; `None` when that cannot be read.
     pub(crate) faults: Option<Vec<String>>,
+    /// Interrupts in a second at present; `None` when that cannot be told.
+    pub(crate) per_second: Option<u64>,
+    /// Errors of PCI Express that the kernel counted since the start; `None` when it counts none.
+    pub(crate) errors: Option<Counters>,
+    /// Those in the function's registers; `None` without them.
+    pub(crate) error_status: Option<aer::Status>,
+    /// Those in the kernel log since the start; `None` when that cannot be read.
+    pub(crate) error_log: Option<Vec<String>>,
     /// Functions of the same card that the guest does not have.
     pub(crate) left_behind: Vec<Bdf>,
     /// Is the host a notebook? `None`: its firmware does not say.
@@ -46,7 +58,7 @@ impl Facts {
         // Older faults are another guest's. A second more, because the monitor counts from when it was built.
         let age = Duration::from_secs(guest.seconds + 1);
         let log = KernelLog::read(sysroot).map(|log| log.since(sysroot, age));
-        let interrupts = Interrupts::read(sysroot)?;
+        let interrupts = Interrupts::watch(sysroot, MOMENT)?;
         let notebook = notebook(sysroot)?;
         let passed: Vec<Bdf> = guest.devices.iter().map(|device| device.host).collect();
         let mut devices = Vec::new();
@@ -54,9 +66,18 @@ impl Facts {
             let bdf = device.host;
             let faults = log.as_ref().map(|log| log.iommu_faults(bdf).map(str::to_owned).collect());
             let card = pci::slot_functions(sysroot, bdf)?;
+            let lines =
+                log.as_ref().map(|log| log.express_errors(bdf).map(str::to_owned).collect());
+            let host = pci::find(sysroot, bdf)?;
+            let counted = Counters::read(sysroot, bdf)?;
+            let before = device.errors_before.clone().unwrap_or_default();
             devices.push(DeviceFacts {
                 device: device.clone(),
-                host: pci::find(sysroot, bdf)?,
+                error_status: host.as_ref().and_then(|host| aer::Status::parse(&host.config)),
+                errors: counted.map(|now| now.since(&before)),
+                error_log: lines,
+                host,
+                per_second: interrupts.per_second(bdf),
                 delivered: interrupts.of(bdf),
                 posted: interrupts.posted,
                 faults,

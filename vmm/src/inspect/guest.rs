@@ -15,6 +15,7 @@ use strait_devices::{
 use strait_resources::{
     bar::{BarIndex, BarKind},
     bdf::Bdf,
+    host::{aer, sysroot::Sysroot},
 };
 
 use crate::config::{Hide, Identity, RunConfig};
@@ -66,6 +67,27 @@ pub(crate) struct Device {
     pub(crate) rom_read: bool,
     /// It did not answer after its last reset.
     pub(crate) lost: bool,
+    /// Configuration reads that found nobody there.
+    #[serde(default)]
+    pub(crate) dead_reads: u64,
+    /// When the guest last did something to it.
+    #[serde(default)]
+    pub(crate) activity: Activity,
+    /// What the host had counted before the guest was started.
+    #[serde(default)]
+    pub(crate) errors_before: Option<aer::Counters>,
+}
+
+/// Seconds ago; `None`: never. What a guest does without leaving itself, and interrupts, are not among it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Activity {
+    /// Configuration space accessed.
+    pub(crate) config: Option<u64>,
+    /// A trapped part of a BAR accessed.
+    pub(crate) bar: Option<u64>,
+    /// A vector connected, disconnected or moved.
+    pub(crate) interrupts: Option<u64>,
 }
 
 /// Where its expansion ROM comes from.
@@ -126,6 +148,7 @@ pub(crate) struct Watched {
     pub(crate) shown_as: Option<String>,
     pub(crate) layouts: Vec<BarLayout>,
     pub(crate) life: Arc<LifeSigns>,
+    pub(crate) errors_before: Option<aer::Counters>,
 }
 
 impl Subject {
@@ -211,6 +234,13 @@ impl Watched {
             failed_resets: life.failed_resets,
             rom_read: life.rom_read,
             lost: life.lost,
+            dead_reads: life.dead_reads,
+            activity: Activity {
+                config: life.last.config.map(|ago| ago.as_secs()),
+                bar: life.last.bar.map(|ago| ago.as_secs()),
+                interrupts: life.last.interrupts.map(|ago| ago.as_secs()),
+            },
+            errors_before: self.errors_before.clone(),
         }
     }
 }
@@ -224,6 +254,15 @@ pub(crate) fn rom(source: &RomSource, layouts: &[BarLayout]) -> Rom {
         }
         RomSource::Device | RomSource::Off => Rom::None,
     }
+}
+
+/// Errors that the host has counted so far. A sign of life is worth less than the guest, so a file that cannot be
+/// read is as one that is not there.
+pub(crate) fn errors(bdf: Bdf) -> Option<aer::Counters> {
+    aer::Counters::read(&Sysroot::host(), bdf).unwrap_or_else(|error| {
+        log::debug!("{bdf}: errors are not counted: {error}");
+        None
+    })
 }
 
 /// The IDs that the guest sees, if not the device's own.

@@ -4,7 +4,10 @@
 
 use strait_resources::{
     bar::BarKind,
-    host::pci::{HostFunction, Link},
+    host::{
+        aer::{self, Errors},
+        pci::{HostFunction, Link},
+    },
     size::Size,
 };
 
@@ -80,7 +83,7 @@ type Judge = fn(&Case<'_>) -> Cause;
 
 /// What stops any device.
 const PLAIN: &[Judge] =
-    &[gone, reset, faults, no_address, no_driver, no_mode, no_interrupts, asleep, link];
+    &[gone, reset, faults, errors, no_address, no_driver, no_mode, no_interrupts, asleep, link];
 /// What else stops graphics drivers.
 const CODE_43: &[Judge] =
     &[functions, battery, hypervisor, rom, other_ids, window, irqchip, inside];
@@ -104,6 +107,13 @@ fn gone(case: &Case<'_>) -> Cause {
         Some(host) if host.is_dead() => {
             yes("the device does not answer: its config space reads as all ones", fix)
         }
+        Some(_) if case.device.dead_reads > 0 => yes(
+            format!(
+                "the device went silent: {} of the guest's configuration reads found nobody there",
+                case.device.dead_reads
+            ),
+            fix,
+        ),
         Some(_) if case.device.lost => yes("the device did not come back from its last reset", fix),
         Some(_) => no("config space reads as all ones"),
     }
@@ -134,6 +144,35 @@ fn faults(case: &Case<'_>) -> Cause {
             ),
         },
     }
+}
+
+fn errors(case: &Case<'_>) -> Cause {
+    let fix = "reseat the card, check risers and power; see the host's kernel log";
+    let absent = "errors of PCI Express (AER)";
+    let Some(counted) = &case.facts.errors else {
+        return match case.facts.error_log.as_deref().and_then(<[String]>::last) {
+            Some(last) => yes(format!("PCI Express reported errors, the last: {last}"), fix),
+            None => no(absent),
+        };
+    };
+    let [fatal, nonfatal] = [&counted.fatal, &counted.nonfatal].map(aer::total);
+    match (fatal, nonfatal, aer::total(&counted.correctable)) {
+        (0, 0, 0) => no(absent),
+        (0, 0, 1..) => unknown(
+            format!("correctable errors of PCI Express: {}", named(&counted.correctable)),
+            "some are normal; many, or more and more, slow it down: reseat the card, check risers",
+        ),
+        (0, 1.., _) => {
+            yes(format!("PCI Express lost transactions: {}", named(&counted.nonfatal)), fix)
+        }
+        (1.., ..) => yes(format!("PCI Express broke down: {}", named(&counted.fatal)), fix),
+    }
+}
+
+/// `12 BadTLP, 1 Timeout`.
+pub(crate) fn named(errors: &Errors) -> String {
+    let each: Vec<String> = errors.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    each.join(", ")
 }
 
 fn no_address(case: &Case<'_>) -> Cause {
@@ -351,7 +390,7 @@ mod tests {
     use strait_resources::host::{fixture::Tree, pci};
 
     use super::*;
-    use crate::inspect::guest::Bar;
+    use crate::inspect::guest::{Activity, Bar};
 
     /// The GPU of a fixture in a guest where all is well.
     fn case() -> (Guest, DeviceFacts) {
@@ -380,6 +419,9 @@ mod tests {
             failed_resets: 0,
             rom_read: false,
             lost: false,
+            dead_reads: 0,
+            activity: Activity::default(),
+            errors_before: None,
         };
         let guest = Guest {
             version: String::new(),
@@ -399,6 +441,10 @@ mod tests {
             delivered: Some(7),
             posted: false,
             faults: Some(vec![]),
+            per_second: Some(0),
+            errors: Some(aer::Counters::default()),
+            error_status: None,
+            error_log: Some(vec![]),
             left_behind: vec![],
             notebook: Some(false),
         };
@@ -436,6 +482,33 @@ mod tests {
         assert_eq!(judged.causes[1].what, "1 of 2 resets failed");
         facts.host = None;
         assert_eq!(verdict(&guest, &facts).text, "the device has left the host");
+    }
+
+    #[test]
+    fn r87_errors_of_pci_express_count_by_how_grave_they_are() {
+        let (guest, mut facts) = case();
+        let some = |name: &str, count| vec![(name.to_owned(), count)];
+        let counted = |facts: &mut DeviceFacts| facts.errors.get_or_insert_default().clone();
+        assert_eq!(state(&guest, &facts, "errors of PCI Express (AER)"), Seen::No);
+        facts.errors =
+            Some(aer::Counters { correctable: some("BadTLP", 12), ..counted(&mut facts) });
+        assert_eq!(state(&guest, &facts, "PCI Express: 12 BadTLP"), Seen::Unknown);
+        assert!(verdict(&guest, &facts).healthy);
+        facts.errors = Some(aer::Counters { nonfatal: some("CmpltTO", 1), ..counted(&mut facts) });
+        assert_eq!(verdict(&guest, &facts).text, "PCI Express lost transactions: 1 CmpltTO");
+        facts.errors = Some(aer::Counters { fatal: some("SDES", 1), ..counted(&mut facts) });
+        assert_eq!(verdict(&guest, &facts).text, "PCI Express broke down: 1 SDES");
+        facts.errors = None;
+        assert_eq!(state(&guest, &facts, "errors of PCI Express (AER)"), Seen::No);
+        facts.error_log = Some(vec!["{1}[Hardware Error]: x".into()]);
+        assert_eq!(state(&guest, &facts, "the last: {1}[Hardware Error]"), Seen::Yes);
+    }
+
+    #[test]
+    fn r87_device_that_went_silent_is_told() {
+        let (guest, mut facts) = case();
+        facts.device.dead_reads = 2;
+        assert!(verdict(&guest, &facts).text.contains("silent: 2 of the guest's"));
     }
 
     #[test]

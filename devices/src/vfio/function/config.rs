@@ -15,6 +15,7 @@ use crate::{
         attach::{AttachError, is_alive},
         backend::CONFIG_REGION,
         irqs::Wanted,
+        life::Activity,
         policy::{Register, Run, Source},
     },
 };
@@ -125,6 +126,10 @@ impl VfioFunction {
         match run.source {
             Source::Hardware | Source::Ours(Register::Power | Register::DeviceControl) => {
                 self.read_hardware(run.offset, bytes);
+                // A register may well hold all ones; only then it is worth asking who is there.
+                if bytes.iter().all(|byte| *byte == 0xff) && !is_alive(&*self.backend) {
+                    self.warnings.life.dead_read();
+                }
             }
             Source::Constant => {
                 fill(bytes, (run.offset..).map(|offset| self.policy.constant(offset)));
@@ -169,6 +174,7 @@ impl VfioFunction {
             Source::Ours(Register::Msi) => {
                 let Some((at, msi)) = &mut self.msi else { return };
                 if msi.write(run.offset.saturating_sub(*at), bytes) != MsiEffect::None {
+                    self.warnings.life.active(Activity::Interrupts);
                     self.settle_interrupts();
                 }
             }

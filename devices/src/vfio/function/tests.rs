@@ -10,7 +10,7 @@ use crate::{
     vfio::{
         bars::presented_bars,
         fake::FakeDevice,
-        life::{BarReport, InterruptMode},
+        life::{BarReport, InterruptMode, LastActivity},
     },
 };
 
@@ -204,6 +204,35 @@ fn decoding_places_every_bar_at_its_planned_address() {
     let life = bench.function.life_signs().report();
     assert!(life.decoded);
     assert_eq!(life.bars[3], BarReport { address: 0xc300_0000, decoded: false });
+}
+
+#[test]
+fn r87_activity_is_what_reaches_the_monitor() {
+    let mut bench = bench();
+    let last = |bench: &Bench| bench.function.life_signs().report().last;
+    assert_eq!(last(&bench), LastActivity::default());
+    bench.read(0, 4);
+    let seen = last(&bench);
+    assert!(seen.config.is_some() && seen.bar.is_none() && seen.interrupts.is_none());
+    bench.function.bar_read(BarIndex::new(0).unwrap(), 0x100, &mut [0; 4]);
+    assert!(last(&bench).bar.is_some() && last(&bench).interrupts.is_none());
+    bench.write(MSIX + 2, 2, 0x8000);
+    assert!(last(&bench).interrupts.is_some());
+}
+
+#[test]
+fn r87_reads_that_find_nobody_are_counted_and_registers_of_ones_are_not() {
+    let mut bench = bench();
+    let count = |bench: &Bench| bench.function.life_signs().report().dead_reads;
+    bench.device.poke(PCIE + 2, &[0xff; 10]);
+    for offset in (PCIE..PCIE + 12).step_by(4) {
+        bench.read(offset, 4);
+    }
+    assert_eq!(count(&bench), 0);
+    bench.device.poke(0, &[0xff; 256]);
+    bench.read(PCIE + 10, 2);
+    bench.read(0, 4);
+    assert_eq!(count(&bench), 1);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! `--json`: the document is docs/json.md.
 
 use serde::Serialize;
+use strait_resources::host::aer::Errors;
 
 use crate::inspect::{
     facts::{DeviceFacts, Facts},
-    guest::{Bar, Interrupts, Rom},
+    guest::{Activity, Bar, Interrupts, Rom},
     verdict::{Cause, Seen, Verdict},
 };
 
@@ -41,9 +42,35 @@ struct Device {
     resets: Resets,
     rom: Rom,
     rom_read: bool,
+    dead_reads: u64,
+    activity: Activity,
     iommu_faults: Option<Vec<String>>,
+    errors: ErrorAnswer,
     left_behind: Vec<String>,
     verdict: VerdictAnswer,
+}
+
+#[derive(Serialize)]
+struct ErrorAnswer {
+    counted: bool,
+    correctable: Vec<Counted>,
+    nonfatal: Vec<Counted>,
+    fatal: Vec<Counted>,
+    status: Option<StatusAnswer>,
+    log: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+struct Counted {
+    name: String,
+    count: u64,
+}
+
+#[derive(Serialize)]
+struct StatusAnswer {
+    correctable: Vec<&'static str>,
+    nonfatal: Vec<&'static str>,
+    fatal: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -52,6 +79,7 @@ struct InterruptAnswer {
     vectors: u32,
     connected: u64,
     delivered: Option<u64>,
+    per_second: Option<u64>,
     posted: bool,
 }
 
@@ -111,18 +139,41 @@ fn device((facts, verdict): (&DeviceFacts, &Verdict)) -> Device {
             vectors: device.vectors,
             connected: device.vectors_connected,
             delivered: facts.delivered,
+            per_second: facts.per_second,
             posted: facts.posted,
         },
         resets: Resets { requested: device.resets + device.failed_resets, worked: device.resets },
         rom: device.rom,
         rom_read: device.rom_read,
+        dead_reads: device.dead_reads,
+        activity: device.activity,
         iommu_faults: facts.faults.clone(),
+        errors: errors(facts),
         left_behind: facts.left_behind.iter().map(ToString::to_string).collect(),
         verdict: VerdictAnswer {
             healthy: verdict.healthy,
             text: verdict.text.clone(),
             causes: verdict.causes.iter().map(cause).collect(),
         },
+    }
+}
+
+fn errors(facts: &DeviceFacts) -> ErrorAnswer {
+    let counts = facts.errors.clone().unwrap_or_default();
+    let counted = |errors: Errors| {
+        errors.into_iter().map(|(name, count)| Counted { name, count }).collect::<Vec<_>>()
+    };
+    ErrorAnswer {
+        counted: facts.errors.is_some(),
+        correctable: counted(counts.correctable),
+        nonfatal: counted(counts.nonfatal),
+        fatal: counted(counts.fatal),
+        status: facts.error_status.clone().map(|status| StatusAnswer {
+            correctable: status.correctable,
+            nonfatal: status.nonfatal,
+            fatal: status.fatal,
+        }),
+        log: facts.error_log.clone(),
     }
 }
 
