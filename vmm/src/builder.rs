@@ -35,7 +35,7 @@ use strait_devices::{
 use strait_resources::{
     codes,
     failure::Failure,
-    host::{check, cpu, sysroot::Sysroot},
+    host::{check, check::Bindable, cpu, sysroot::Sysroot},
     range::AddressRange,
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -50,7 +50,7 @@ use crate::{
     machine::{Image, Machine, acpi_tables},
     memory::GuestRam,
     p2p::PeerMappings,
-    passthrough::{Built, Opened, Selection},
+    passthrough::{Built, Candidates, Opened, Selection},
     phases,
     pinning::{Gate, Pinning},
     report,
@@ -58,33 +58,70 @@ use crate::{
     vm::{Host, Memslots, Vm},
 };
 
-/// Builds the machine, runs it until its end, takes it apart. The exit status, or why there is no machine.
-pub(crate) fn run(config: &RunConfig) -> Result<u8, Failure> {
-    let sysroot = Sysroot::host();
+/// What can be known, and had, before the machine is built.
+struct Prepared {
+    selection: Selection,
+    plan: Plan,
+    owned: Owned,
+}
+
+fn prepare(binder: &Binder, config: &RunConfig) -> Result<Prepared, Failure> {
+    let sysroot = binder.sysroot();
     let Kernel { path, initramfs, cmdline, boot: mode } = &config.kernel;
     boot::check(path, initramfs.as_deref(), cmdline, *mode, config.memory.size)
         .map_err(|error| error.into_failure())?;
-    let binder = Binder::host();
-    let (candidates, owned) = binding::owned(&binder, config, || check_memory(&sysroot, config))?;
-    let pretend = matches!(owned, Owned::Planned);
-    let selection = Selection::of(&sysroot, candidates, pretend)?;
-    report::warnings(&selection.warnings);
-    let plan = dry_plan(&sysroot, config, &selection)?;
+    let (candidates, owned) = binding::owned(binder, config, || check_memory(sysroot, config))?;
+    let pretend = matches!(&owned, Owned::Planned(planned) if !planned.take.is_empty());
+    let selection = Selection::of(sysroot, candidates, pretend)?;
+    let plan = dry_plan(sysroot, config, &selection)?;
     check_acpi(config, &plan)?;
-    if config.dry_run {
-        let functions: Vec<_> = selection.shown().collect();
-        return report::dry_run(config, &functions, &plan).map(|()| 0);
-    }
+    Ok(Prepared { selection, plan, owned })
+}
+
+/// A machine that is only looked at.
+pub(crate) struct Draft {
+    pub(crate) selection: Selection,
+    pub(crate) plan: Plan,
+    /// What would be taken from the host's drivers.
+    pub(crate) binding: Bindable,
+}
+
+/// What [`run`] would build, on any host; nothing is touched.
+pub(crate) fn draft(sysroot: Sysroot, config: &RunConfig) -> Result<Draft, Failure> {
+    let config = RunConfig { dry_run: true, ..config.clone() };
+    let Prepared { selection, plan, owned } = prepare(&Binder::at(sysroot), &config)?;
+    let binding = match owned {
+        Owned::Planned(binding) => binding,
+        Owned::Before | Owned::Taken(_) => Bindable::default(),
+    };
+    Ok(Draft { selection, plan, binding })
+}
+
+/// The same for a machine that runs: its files were there when it was started, and its devices are its own.
+pub(crate) fn draft_of_running(sysroot: &Sysroot, config: &RunConfig) -> Result<Draft, Failure> {
+    let candidates = Candidates::find(sysroot, &config.vfio)?;
+    let selection = Selection::of(sysroot, candidates, true)?;
+    let plan = dry_plan(sysroot, config, &selection)?;
+    Ok(Draft { selection, plan, binding: Bindable::default() })
+}
+
+/// Builds the machine, runs it until its end, takes it apart. The exit status, or why there is no machine. `file` is its
+/// configuration as a text, when it came from one.
+pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failure> {
+    let binder = Binder::host();
+    let sysroot = Sysroot::host();
+    let Prepared { selection, plan: _, owned } = prepare(&binder, config)?;
+    report::warnings(&selection.warnings);
     check::kvm(&sysroot)?;
     check_memory(&sysroot, config)?;
     // Dropped after the machine, however that ends: the devices go back to their drivers.
     let _guard = match owned {
         Owned::Taken(guard) => Some(guard),
-        Owned::Planned | Owned::Before => binding::registered(&binder, &selection),
+        Owned::Planned(_) | Owned::Before => binding::registered(&binder, &selection),
     };
     let behind = pins_behind(&sysroot, config)?;
     phases::done("checks of host and device");
-    let end = build(config, &selection, behind).and_then(Machine::run);
+    let end = build(config, file, &selection, behind).and_then(Machine::run);
     phases::over();
     end
 }
@@ -174,7 +211,12 @@ fn raise_memlock() -> Result<(), Failure> {
         .map_err(|error| internal("raising the locked-memory limit")(error.into()))
 }
 
-fn build(config: &RunConfig, selection: &Selection, behind: bool) -> Result<Machine, Failure> {
+fn build(
+    config: &RunConfig,
+    file: Option<String>,
+    selection: &Selection,
+    behind: bool,
+) -> Result<Machine, Failure> {
     let host = Host::open()?;
     let vm = Vm::new(&host)?;
     install_kick_handler().map_err(internal("installing a signal handler"))?;
@@ -273,7 +315,7 @@ fn build(config: &RunConfig, selection: &Selection, behind: bool) -> Result<Mach
         }
     }
     watch(&mut events, &devices, selection)?;
-    match Socket::new(&Sysroot::host(), Subject::new(config, &plan, watched)) {
+    match Socket::new(&Sysroot::host(), Subject::new(config, file, &plan, watched)) {
         Ok(socket) => events.add_socket(socket),
         Err(failure) => log::info!("strait inspect will not find this guest: {failure}"),
     }

@@ -39,7 +39,13 @@ fn main() -> ExitCode {
         Err(asked) if !asked.use_stderr() => {
             return ended(report::out(&asked.render().ansi().to_string()).map(|()| 0));
         }
-        Err(wrong) => return ended(Err(cli::misuse(&wrong))),
+        Err(wrong) => {
+            let failure = cli::misuse(&wrong);
+            return match command::run::wants_json() {
+                true => ended(report::json_failure(&failure).map(|()| failure.code.exit)),
+                false => ended(Err(failure)),
+            };
+        }
     };
     report::log_to_stderr(cli.verbose);
     ended(match cli.command {

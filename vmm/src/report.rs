@@ -3,7 +3,7 @@
 //! Everything but a command's own output goes to standard error. Text is written with its colours in it;
 //! `anstream` takes them out when it is not for a terminal, or when NO_COLOR says so.
 
-mod dry_run;
+pub(crate) mod dry_run;
 mod logger;
 
 use std::{
@@ -20,7 +20,7 @@ use strait_resources::{
     bdf::Bdf,
     codes,
     failure::Failure,
-    host::{pci::HostFunction, reset::Way, sysroot::Sysroot},
+    host::{pci::HostFunction, reset::Way},
     names::Names,
 };
 
@@ -128,10 +128,60 @@ pub(crate) fn warnings(warnings: &[Failure]) {
 /// The machine that would run; `functions` are the passed ones.
 pub(crate) fn dry_run(
     config: &RunConfig,
+    names: &Names,
     functions: &[(&HostFunction, Identity, &Way)],
     plan: &Plan,
 ) -> Result<(), Failure> {
-    out(&dry_run::render(config, &Names::load(&Sysroot::host()), functions, plan))
+    out(&dry_run::render(config, names, functions, plan))
+}
+
+/// Why there is no answer, to a program.
+pub(crate) fn json_failure(failure: &Failure) -> Result<(), Failure> {
+    json(&failure_answer(failure))
+}
+
+pub(crate) fn failure_answer(failure: &Failure) -> impl Serialize + use<> {
+    FailureAnswer {
+        schema: "strait.failure/1",
+        exit: failure.code.exit,
+        failure: Refusal::from(failure),
+    }
+}
+
+#[derive(Serialize)]
+struct FailureAnswer {
+    schema: &'static str,
+    exit: u8,
+    failure: Refusal,
+}
+
+/// A failure or a warning in an answer.
+#[derive(Serialize)]
+pub(crate) struct Refusal {
+    code: &'static str,
+    cause: String,
+    fix: String,
+    details: Vec<String>,
+    sources: Vec<String>,
+}
+
+impl From<&Failure> for Refusal {
+    fn from(failure: &Failure) -> Self {
+        Self {
+            code: failure.code.id,
+            cause: failure.cause.clone(),
+            fix: failure.fix.clone(),
+            details: failure.details.clone(),
+            sources: sources(failure),
+        }
+    }
+}
+
+/// What the system said, outermost first.
+fn sources(failure: &Failure) -> Vec<String> {
+    let first = Error::source(failure);
+    let chain = std::iter::successors(first, |&error| error.source());
+    chain.take(MAX_CAUSES).map(ToString::to_string).collect()
 }
 
 /// From now on a panic of any thread prints E9001 and ends the process with its status, after `restore` put back
@@ -167,11 +217,8 @@ fn rendered(failure: &Failure, level: &str, style: Style) -> String {
     for detail in details {
         let _ = writeln!(text, "  {detail}");
     }
-    let mut cause = Error::source(failure);
-    for _ in 0..MAX_CAUSES {
-        let Some(error) = cause else { break };
-        let _ = writeln!(text, "  {QUIET}cause:{QUIET:#} {error}");
-        cause = error.source();
+    for source in sources(failure) {
+        let _ = writeln!(text, "  {QUIET}cause:{QUIET:#} {source}");
     }
     let _ = writeln!(text, "  {QUIET}fix:{QUIET:#} {fix}");
     let _ = writeln!(text, "  {QUIET}more:{QUIET:#} strait explain {}", code.id);

@@ -19,6 +19,11 @@ use strait_resources::host::fixture::Tree;
 
 /// A host with a guest on it, and secrets everywhere.
 fn host() -> Tree {
+    host_with(|_| {})
+}
+
+/// The same with a guest that answers something else.
+fn host_with(change: impl FnOnce(&mut Value)) -> Tree {
     let tree = Tree::two_cards();
     tree.file("/proc/sys/kernel/hostname", "workbench\n");
     tree.file("/proc/sys/kernel/osrelease", "6.1.0-31-amd64\n");
@@ -38,7 +43,7 @@ fn host() -> Tree {
     );
     let stat = format!("4242 (strait) S {} 777 0 0\n", "0 ".repeat(18).trim_end());
     tree.file("/proc/4242/stat", stat);
-    let answer = json!({
+    let mut answer = json!({
         "version": "0.1.0", "pid": 4242, "seconds": 7, "cpus": 1, "memory": 1 << 30, "kvm_visible": true,
         "hypervisor_visible": true, "fake_battery": false,
         "command": ["strait", "run", "--kernel", "/home/alice/vmlinuz", "--vfio", "3b:00.0"],
@@ -48,6 +53,7 @@ fn host() -> Tree {
             "vectors_connected": 1, "resets": 0, "failed_resets": 0, "rom_read": false, "lost": false,
         }],
     });
+    change(&mut answer);
     tree.directory("/run/strait/vm");
     let listener = UnixListener::bind(tree.sysroot().path("/run/strait/vm/4242-777.sock")).unwrap();
     thread::spawn(move || {
@@ -99,6 +105,7 @@ fn r92_archive_holds_what_a_bug_report_needs_and_no_secret() {
             "cmdline.txt",
             "devices.json",
             "doctor.json",
+            "guest-4242-plan.json",
             "guest-4242.json",
             "guest-4242.toml",
             "kernel-log.txt",
@@ -120,10 +127,34 @@ fn r92_archive_holds_what_a_bug_report_needs_and_no_secret() {
     );
     assert!(files["cmdline.txt"].contains("root=UUID=[UUID 1] intel_iommu=on"));
     assert!(files["guest-4242.toml"].contains("kernel = \"/home/[user name 1]/vmlinuz\""));
+    let plan: Value = serde_json::from_str(&files["guest-4242-plan.json"]).unwrap();
+    assert_eq!(plan["schema"], "strait.plan/1");
+    assert_eq!(plan["kernel"]["path"], "/home/[user name 1]/vmlinuz");
+    assert_eq!(plan["devices"][0]["bars"][1]["size"], 256 << 20);
     assert!(files["versions.txt"].contains("kernel        6.1.0-31-amd64"));
     assert!(files["versions.txt"].contains("2.0b"));
     assert_golden("report-readme.txt", &files["README.txt"]);
     assert!(files["doctor.json"].contains("0000:3b:00.0"));
+}
+
+#[test]
+fn r92_guest_of_a_file_is_told_with_what_the_file_meant() {
+    let tree = host_with(|answer| {
+        answer["command"] = json!(["strait", "run", "--config", "/home/alice/vm.toml"]);
+        answer["config"] = "kernel = \"/home/alice/vmlinuz\"\n\n[memory]\nsize = \"3G\"\n\n\
+                            [cpu]\ncount = 2\n\n[[vfio]]\nhost = \"42:00.0\"\n"
+            .into();
+    });
+    let (status, _, told) = strait(&tree, &["report", "--sysroot", "."]);
+    assert_eq!(status, 0, "{told}");
+    let files = unpacked(&tree, "strait-report.tar.gz");
+    let config = &files["guest-4242.toml"];
+    assert!(config.starts_with("kernel = \"/home/[user name 1]/vmlinuz\"\n"), "{config}");
+    assert!(config.contains("size = \"3G\""), "{config}");
+    // The device has left the host meanwhile: that is the answer.
+    let plan: Value = serde_json::from_str(&files["guest-4242-plan.json"]).unwrap();
+    assert_eq!(plan["schema"], "strait.failure/1");
+    assert_eq!(plan["failure"]["code"], "E1101");
 }
 
 #[test]

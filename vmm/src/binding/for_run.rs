@@ -3,7 +3,10 @@
 
 use strait_resources::{
     failure::Failure,
-    host::{check, check::Allowed, pci::HostFunction},
+    host::{
+        check::{Allowed, Bindable},
+        pci::HostFunction,
+    },
 };
 
 use super::{Binder, Guard, Kind, session_peers};
@@ -19,8 +22,8 @@ use crate::{
 pub(crate) enum Owned {
     /// They are where they were.
     Before,
-    /// They would be taken, if this were no dry run.
-    Planned,
+    /// What would be taken, if this were no dry run.
+    Planned(Bindable),
     /// Ours until dropped.
     Taken(Guard),
 }
@@ -46,15 +49,7 @@ pub(crate) fn owned<'a>(
     };
     let allowed = Allowed { boot_vga: config.allow_boot_vga, peers: session_peers() };
     if config.dry_run {
-        let planned = binder.plan(&managed, &allowed)?;
-        report::warnings(&planned.warnings);
-        let line = |taking: &check::Taking| {
-            let driver = taking.function.driver.as_deref().unwrap_or("no driver");
-            format!("{} would be taken from {driver}", taking.function.bdf)
-        };
-        report::notes(&planned.take.iter().map(line).collect::<Vec<_>>());
-        let owned = if planned.take.is_empty() { Owned::Before } else { Owned::Planned };
-        return Ok((candidates, owned));
+        return Ok((candidates, Owned::Planned(binder.plan(&managed, &allowed)?)));
     }
     let on_vfio = managed.iter().all(HostFunction::is_on_vfio);
     if on_vfio && binder.plan(&managed, &allowed)?.take.is_empty() {

@@ -65,6 +65,11 @@ impl Binder {
         Self { sysroot: Sysroot::host(), writer: Rc::new(ChildWriter::new()) }
     }
 
+    /// On the host laid out in a directory, for looking.
+    pub(crate) fn at(sysroot: Sysroot) -> Self {
+        Self { sysroot, ..Self::host() }
+    }
+
     /// Only root may change drivers.
     pub(crate) fn is_root(&self) -> Result<bool, Failure> {
         Ok(memory::effective_uid(&self.sysroot)? == Some(0))

@@ -90,6 +90,12 @@ pub(crate) struct RunArgs {
     /// Print the machine and touch nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// With --dry-run, for programs: one JSON object, as docs/json.md describes it; a refusal too.
+    #[arg(long, requires = "dry_run")]
+    pub(crate) json: bool,
+    /// With --dry-run: look at the host laid out in this directory.
+    #[arg(long, value_name = "DIR", hide = true, default_value = "/", requires = "dry_run")]
+    pub(crate) sysroot: PathBuf,
     /// The machine as a TOML file; what the command line says counts before it.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

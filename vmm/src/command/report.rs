@@ -18,14 +18,16 @@ use strait_resources::{
         pci::{self, HostFunction},
         sysroot::{SysError, Sysroot},
     },
+    names::Names,
     size::Size,
 };
 
-use super::{devices, doctor, inspect};
+use super::{devices, doctor, inspect, run};
 use crate::{
+    builder,
     bundle::{Bundle, redact::Redactor},
     cli::ReportArgs,
-    config::twin,
+    config::{RunConfig, twin},
     inspect::{guest::Guest, socket},
     report::{self, QUIET, STRONG},
 };
@@ -117,8 +119,11 @@ fn collect(sysroot: &Sysroot, guests: &[Guest]) -> Result<Bundle, Failure> {
     bundle.add_text("kernel-log.txt", "the kernel log, as far as it is about them", &log);
     for guest in guests {
         if let Some(config) = config(guest) {
+            let plan = plan(sysroot, &config);
             let name = format!("guest-{}.toml", guest.pid);
             bundle.add_text(name, "a guest's configuration", &config);
+            let name = format!("guest-{}-plan.json", guest.pid);
+            bundle.add_json(name, "its machine, as strait run --dry-run --json", plan?);
         }
         let name = format!("guest-{}.json", guest.pid);
         bundle.add_json(name, "strait inspect --json", inspect::answer(sysroot, guest.clone())?);
@@ -166,8 +171,24 @@ fn kernel_log(sysroot: &Sysroot, passed: &[Bdf]) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// What it was started with, as a file for --config; `None` when it was started with one, whose name is in the command.
+/// The machine that a configuration means on this host, or why it would be refused now.
+fn plan(sysroot: &Sysroot, config: &str) -> Result<Value, Failure> {
+    let answer = twin::understood(config).and_then(|args| {
+        let config = RunConfig::meaning(args)?;
+        let draft = builder::draft_of_running(sysroot, &config)?;
+        run::json::answer(sysroot, &config, &draft, &Names::load(sysroot))
+    });
+    match answer {
+        Ok(answer) => to_value(&answer),
+        Err(failure) => to_value(&report::failure_answer(&failure)),
+    }
+}
+
+/// What it was started with, as a file for --config; `None` when its command line is none of this version's.
 fn config(guest: &Guest) -> Option<String> {
+    if guest.config.is_some() {
+        return guest.config.clone();
+    }
     let line: Vec<OsString> = guest.command.iter().map(OsString::from).collect();
     let matches = twin::parsed(&line).ok()?;
     if matches.get_raw("config").is_some() {

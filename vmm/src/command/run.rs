@@ -1,11 +1,17 @@
 //! `strait run`: from words to meaning, then over to the builder.
 
+pub(super) mod json;
+
 use std::{env, ffi::OsString};
 
-use strait_resources::failure::Failure;
+use strait_resources::{
+    failure::Failure,
+    host::{check, sysroot::Sysroot},
+    names::Names,
+};
 
 use crate::{
-    builder,
+    builder::{self, Draft},
     cli::RunArgs,
     config::{RunConfig, twin},
     report,
@@ -13,8 +19,22 @@ use crate::{
 
 /// Runs the machine that was asked for.
 pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
+    let json = args.json;
+    match run_or_refuse(args) {
+        Err(failure) if json => report::json_failure(&failure).map(|()| failure.code.exit),
+        end => end,
+    }
+}
+
+/// For words that are not understood: do they ask for an answer to a program?
+pub(crate) fn wants_json() -> bool {
+    let words: Vec<OsString> = env::args_os().skip(1).collect();
+    ["run", "--dry-run", "--json"].iter().all(|word| words.iter().any(|given| given == word))
+}
+
+fn run_or_refuse(args: RunArgs) -> Result<u8, Failure> {
     if args.config.is_none() && !args.print_config {
-        return builder::run(&RunConfig::try_from(args)?);
+        return go(args, None);
     }
     let line: Vec<OsString> = env::args_os().collect();
     let (print, path) = (args.print_config, args.config.clone());
@@ -22,10 +42,36 @@ pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
         Some(path) => twin::merged(&path, &line)?,
         None => (args, twin::parsed(&line)?),
     };
-    if !print {
-        return builder::run(&RunConfig::try_from(args)?);
+    let config = RunConfig::meaning(args.clone())?;
+    let file = twin::print(&matches, &config.kernel.cmdline);
+    if print {
+        return report::out(&file).map(|()| 0);
     }
-    let config = RunConfig::meaning(args)?;
-    report::out(&twin::print(&matches, &config.kernel.cmdline))?;
+    go(args, Some(file))
+}
+
+/// `file` is what the words mean, when a file is among them.
+fn go(args: RunArgs, file: Option<String>) -> Result<u8, Failure> {
+    let (json, sysroot) = (args.json, Sysroot::at(&args.sysroot));
+    let config = RunConfig::try_from(args)?;
+    if !config.dry_run {
+        return builder::run(&config, file);
+    }
+    let draft = builder::draft(sysroot.clone(), &config)?;
+    let names = Names::load(&sysroot);
+    if json {
+        report::json(&json::answer(&sysroot, &config, &draft, &names)?)?;
+        return Ok(0);
+    }
+    let Draft { selection, plan, binding } = &draft;
+    report::warnings(&binding.warnings);
+    let line = |taking: &check::Taking| {
+        let driver = taking.function.driver.as_deref().unwrap_or("no driver");
+        format!("{} would be taken from {driver}", taking.function.bdf)
+    };
+    report::notes(&binding.take.iter().map(line).collect::<Vec<_>>());
+    report::warnings(&selection.warnings);
+    let functions: Vec<_> = selection.shown().collect();
+    report::dry_run(&config, &names, &functions, plan)?;
     Ok(0)
 }

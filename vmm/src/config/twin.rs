@@ -24,7 +24,7 @@ use crate::cli::{Cli, RunArgs, misuse};
 /// Flags whose value is a list of keys.
 const LISTS: [&str; 3] = ["memory", "cpu", "vfio"];
 /// These make no machine.
-const NO_KEYS: [&str; 4] = ["config", "print-config", "help", "verbose"];
+const NO_KEYS: [&str; 6] = ["config", "print-config", "json", "sysroot", "help", "verbose"];
 
 /// A word of a command line, and which flag it is for.
 type Word = (String, String);
@@ -57,6 +57,14 @@ pub(crate) fn merged(path: &Path, line: &[OsString]) -> Result<(RunArgs, ArgMatc
         .collect();
     let matches = parsed(&all)?;
     Ok((typed(&matches)?, matches))
+}
+
+/// What a text that [`print`] has written asks for.
+pub(crate) fn understood(text: &str) -> Result<RunArgs, Failure> {
+    let words = read("the guest's configuration", text)?.into_iter().map(|(_, word)| word);
+    let line: Vec<OsString> =
+        ["strait".to_owned(), "run".to_owned()].into_iter().chain(words).map(Into::into).collect();
+    read_line(&line)
 }
 
 /// What words alone ask for.

@@ -27,6 +27,9 @@ pub(crate) struct Guest {
     pub(crate) version: String,
     pub(crate) pid: u32,
     pub(crate) command: Vec<String>,
+    /// Its configuration, when a file was part of it.
+    #[serde(default)]
+    pub(crate) config: Option<String>,
     /// Since the machine was built.
     pub(crate) seconds: u64,
     pub(crate) cpus: u8,
@@ -153,12 +156,18 @@ pub(crate) struct Watched {
 
 impl Subject {
     /// Of the machine that is being built.
-    pub(crate) fn new(config: &RunConfig, plan: &Plan, watched: Vec<Watched>) -> Self {
+    pub(crate) fn new(
+        config: &RunConfig,
+        file: Option<String>,
+        plan: &Plan,
+        watched: Vec<Watched>,
+    ) -> Self {
         let memory = plan.ram.iter().map(|range| range.len()).sum();
         let fixed = Guest {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             command: env::args().collect(),
+            config: file,
             seconds: 0,
             cpus: config.cpu.count.get(),
             memory,
@@ -177,6 +186,7 @@ impl Subject {
             version: String::new(),
             pid: std::process::id(),
             command: Vec::new(),
+            config: None,
             seconds: 0,
             cpus: 1,
             memory: 0,
@@ -273,7 +283,8 @@ pub(crate) fn shown_as(own: (u16, u16), identity: Identity) -> Option<String> {
     other.then(|| format!("{vendor:04x}:{device:04x}"))
 }
 
-const fn kind(kind: BarKind) -> &'static str {
+/// As the JSON answers have it.
+pub(crate) const fn kind(kind: BarKind) -> &'static str {
     match kind {
         BarKind::Io => "io",
         BarKind::Memory32 { .. } => "memory32",

@@ -427,6 +427,7 @@ mod tests {
             version: String::new(),
             pid: 1,
             command: vec![],
+            config: None,
             seconds: 0,
             cpus: 1,
             memory: 0,

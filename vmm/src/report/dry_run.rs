@@ -63,6 +63,15 @@ fn line(text: &mut String, label: &str, value: &str) {
     let _ = writeln!(text, "  {QUIET}{label:LABEL$}{QUIET:#}  {value}");
 }
 
+/// Is DMA between so many passed functions on?
+pub(crate) const fn p2p(config: &RunConfig, functions: usize) -> bool {
+    match config.p2p {
+        P2p::Off => false,
+        P2p::On => true,
+        P2p::Auto => functions > 1,
+    }
+}
+
 fn machine(text: &mut String, config: &RunConfig, functions: usize) {
     let kernel = &config.kernel;
     let entry = match kernel.boot {
@@ -208,7 +217,7 @@ fn facts(host: &HostFunction) -> String {
 }
 
 /// What the function says it can do. The kernel may grant fewer vectors; that is known when it is opened.
-fn interrupts(host: &HostFunction) -> String {
+pub(crate) fn interrupts(host: &HostFunction) -> String {
     let config = &host.config;
     let mut kinds = Vec::new();
     match config.get(usize::from(INTERRUPT_PIN)) {

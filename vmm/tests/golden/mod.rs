@@ -18,7 +18,11 @@ pub(crate) fn assert_golden(name: &str, text: &str) {
 pub(crate) fn assert_schema(section: &str, answer: &Value) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/json.md");
     let document = fs::read_to_string(path).unwrap();
-    let heading = format!("## `{section}`\n");
+    // Words behind the command tell two answers of one command apart.
+    let heading = match section.split_once(", ") {
+        Some((command, words)) => format!("## `{command}`, {words}\n"),
+        None => format!("## `{section}`\n"),
+    };
     let (_, rest) = document.split_once(&heading).expect("no such section in docs/json.md");
     let table = rest.split("\n## ").next().unwrap_or_default();
     let documented: BTreeSet<String> = table

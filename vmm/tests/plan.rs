@@ -1,0 +1,121 @@
+//! `strait run --dry-run` on a host laid out in a directory: the machine for people and for programs.
+
+mod golden;
+mod look;
+
+use std::path::PathBuf;
+
+use golden::{assert_golden, assert_schema};
+use look::look;
+use serde_json::{Value, json};
+use strait_resources::host::fixture::{Function, Tree};
+
+/// An ELF kernel of a few bytes at 16 MiB.
+fn kernel(tree: &Tree) -> PathBuf {
+    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    elf.extend([2u8, 0, 62, 0, 1, 0, 0, 0]);
+    elf.extend([16 << 20, 64, 0_u64].iter().flat_map(|n| n.to_le_bytes()));
+    elf.extend([0u8, 0, 0, 0, 64, 0, 56, 0, 1, 0, 64, 0, 0, 0, 0, 0]);
+    elf.extend([1_u32, 5].iter().flat_map(|n| n.to_le_bytes()));
+    elf.extend([120, 16 << 20, 16 << 20, 8, 8, 4_u64].iter().flat_map(|n| n.to_le_bytes()));
+    elf.extend(*b"kernel!!");
+    tree.file("/vmlinux", elf);
+    tree.sysroot().path("/vmlinux")
+}
+
+/// Exit status, standard output, standard error.
+fn dry_run(tree: &Tree, words: &[&str]) -> (i32, String, String) {
+    let kernel = kernel(tree);
+    let start = ["run", "--dry-run", "--kernel", kernel.to_str().unwrap()];
+    let output = look(tree, &[&start, words].concat());
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// Two cards of which one has a function on a host driver, and something that is warned of.
+fn host() -> Tree {
+    let tree = Tree::two_cards();
+    let audio = "/sys/bus/pci/devices/0000:3b:00.1/driver";
+    tree.remove(audio);
+    tree.link(audio, "../../../bus/pci/drivers/snd_hda_intel");
+    tree
+}
+
+#[test]
+fn r90_plan_fields_are_those_of_the_document() {
+    let tree = host();
+    let disk = "0000:01:00.0";
+    tree.function(&Function {
+        bdf: disk,
+        id: (0x144d, 0xa808),
+        class: 0x01_0802,
+        driver: Some("vfio-pci"),
+        group: Some(7),
+        resources: &[(0, 0xc000_0000, 0xc000_3fff, 0x14_0204)],
+        under: &["0000:00:01.0"],
+        ..Function::default()
+    });
+    let ids = "3b:00,vendor-id=1234";
+    let words = ["--vfio", ids, "--vfio", disk, "--fake-battery", "--cpus", "4", "--json"];
+    let (status, text, told) = dry_run(&tree, &words);
+    assert_eq!((status, told.as_str()), (0, ""));
+    let mut answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(answer["devices"].as_array().unwrap().len(), 5);
+    assert_eq!(answer["devices"][0]["guest"], "0000:01:00.0");
+    assert_eq!(answer["devices"][0]["shown_as"], "1234:1e07");
+    assert_eq!(answer["devices"][0]["bars"][1]["size"], 256 << 20);
+    assert_eq!(answer["devices"][4]["reset"]["way"], "bus");
+    assert_eq!(answer["p2p"], true);
+    assert_eq!(answer["cpus"]["cores"], 4);
+    assert_eq!(
+        answer["take"],
+        json!([{"bdf": "0000:3b:00.1", "driver": "snd_hda_intel", "asked_for": true}])
+    );
+    let group = &answer["groups"][1];
+    assert_eq!((&group["group"], group["members"].as_array().unwrap().len()), (&json!(31), 4));
+    assert!(!answer["warnings"].as_array().unwrap().is_empty());
+    // None of these devices has too many I/O BARs.
+    assert_eq!(answer["addresses"]["unassigned"], json!([]));
+    answer["addresses"]["unassigned"] = json!([{"bdf": "", "index": 0, "size": 0}]);
+    assert_schema("strait run --dry-run --json", &answer);
+}
+
+#[test]
+fn r90_refused_plan_is_an_answer_with_the_same_status() {
+    let tree = host();
+    let refused = |words: &[&str], code: &str, exit: i32| {
+        let (status, text, told) = dry_run(&tree, &[words, &["--json"]].concat());
+        assert_eq!((status, told.as_str()), (exit, ""), "{words:?}");
+        let answer: Value = serde_json::from_str(&text).expect(&text);
+        assert_schema("strait run --dry-run --json, refused", &answer);
+        assert_eq!(answer["failure"]["code"], code, "{text}");
+        assert_eq!(answer["exit"], exit);
+        let (status, text, told) = dry_run(&tree, words);
+        assert_eq!((status, text.as_str()), (exit, ""));
+        assert!(told.starts_with(&format!("error[{code}]: ")), "{told}");
+    };
+    refused(&["--vfio", "42:00.0"], "E1101", 4);
+    refused(&["--vfio", "3b:00,managed=no"], "E1102", 4);
+    refused(&["--memory", "4096"], "E2003", 2);
+    refused(&["--vfo", "3b:00"], "E2001", 2);
+    refused(&["--mmio64", "1M", "--vfio", "3b:00"], "E1201", 5);
+}
+
+#[test]
+fn r92_page_says_what_would_be_taken() {
+    let tree = host();
+    let (status, text, told) = dry_run(&tree, &["--vfio", "3b:00"]);
+    assert_eq!(status, 0, "{told}");
+    assert!(told.contains("note: 0000:3b:00.1 would be taken from snd_hda_intel\n"), "{told}");
+    let here = tree.sysroot().path("/").display().to_string();
+    assert_golden("dry-run.txt", &text.replace(&here, "/"));
+}
+
+#[test]
+fn json_is_for_dry_runs_alone() {
+    let tree = host();
+    let output = look(&tree, &["run", "--kernel", "k", "--json"]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.starts_with("error[E2001]"), "{told}");
+}
