@@ -26,14 +26,14 @@ mod vm;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use strait_resources::failure::Failure;
 
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     report::end_on_panic(console::restore);
-    let cli = match Cli::try_parse() {
+    let words: Vec<_> = std::env::args_os().collect();
+    let cli = match Cli::of(&words) {
         Ok(cli) => cli,
         // Help and version; nobody reads on when standard output is gone.
         Err(asked) if !asked.use_stderr() => {

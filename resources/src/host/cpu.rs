@@ -63,9 +63,23 @@ impl Topology {
     }
 }
 
+const CPUINFO: &str = "/proc/cpuinfo";
+
 /// Reads /proc/cpuinfo. `None` when this is no x86-64.
 pub fn cpu(sysroot: &Sysroot) -> Result<Option<Cpu>, SysError> {
-    let text = sysroot.read("/proc/cpuinfo")?;
+    Ok(parse(&sysroot.read(CPUINFO)?))
+}
+
+/// The same by the first CPU alone, `online` aside: on a host with hundreds of CPUs the kernel takes many milliseconds
+/// to write the whole file, asking each for its frequency.
+pub fn first_cpu(sysroot: &Sysroot) -> Result<Option<Cpu>, SysError> {
+    /// The kernel writes whole CPUs; one takes about 1500 bytes.
+    const ONE: u64 = 4096;
+    let text = sysroot.read_start(CPUINFO, ONE)?;
+    Ok(parse(text.split("\n\n").next().unwrap_or_default()))
+}
+
+fn parse(text: &str) -> Option<Cpu> {
     let values = |key: &'static str| {
         text.lines().filter_map(move |line| {
             let (name, value) = line.split_once(':')?;
@@ -76,9 +90,9 @@ pub fn cpu(sysroot: &Sysroot) -> Result<Option<Cpu>, SysError> {
         values("flags").next().unwrap_or("").split_whitespace().map(str::to_owned).collect();
     // "Long mode": the word for 64 bits.
     if !flags.iter().any(|flag| flag == "lm") {
-        return Ok(None);
+        return None;
     }
-    Ok(Some(Cpu {
+    Some(Cpu {
         vendor: match values("vendor_id").next() {
             Some("GenuineIntel") => Vendor::Intel,
             Some("AuthenticAMD" | "HygonGenuine") => Vendor::Amd,
@@ -88,13 +102,13 @@ pub fn cpu(sysroot: &Sysroot) -> Result<Option<Cpu>, SysError> {
         flags,
         physical_bits: values("address sizes").next().and_then(parse_physical_bits),
         online: u32::try_from(values("processor").count()).unwrap_or(u32::MAX),
-    }))
+    })
 }
 
 /// Physical-address bits of the host, 36..=57; 36, the fewest of any x86-64 CPU with VT-x or AMD-V, when the
 /// host does not say.
 pub fn physical_bits(sysroot: &Sysroot) -> u8 {
-    let said = cpu(sysroot).ok().flatten().and_then(|cpu| cpu.physical_bits);
+    let said = first_cpu(sysroot).ok().flatten().and_then(|cpu| cpu.physical_bits);
     said.unwrap_or(36).clamp(36, 57)
 }
 
@@ -152,6 +166,19 @@ mod tests {
         assert_eq!((cpu.vendor, cpu.physical_bits, cpu.online), (Vendor::Intel, Some(46), 2));
         assert!(cpu.can_virtualize() && !cpu.is_guest());
         assert!(cpu.model.unwrap().contains("Gold 6130"));
+    }
+
+    #[test]
+    fn first_cpu_of_many_says_the_same() {
+        let tree = Tree::new();
+        tree.host_basics();
+        let one = tree.sysroot().read("/proc/cpuinfo").unwrap();
+        let one = one.split("\n\n").next().unwrap();
+        tree.file("/proc/cpuinfo", format!("{one}\n\n").repeat(300));
+        let (all, first) = (cpu(&tree.sysroot()).unwrap(), first_cpu(&tree.sysroot()).unwrap());
+        let online = all.as_ref().map(|cpu| cpu.online);
+        assert_eq!(online, Some(300));
+        assert_eq!(first.map(|cpu| Cpu { online: 300, ..cpu }), all);
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub fn state(sysroot: &Sysroot) -> Result<State, SysError> {
     Ok(State::Off(if let Some(argument) = switched_off(&cmdline) {
         WhyOff::ArgumentOff(argument.to_owned())
     } else if !intel && !amd {
-        match cpu::cpu(sysroot)? {
+        match cpu::first_cpu(sysroot)? {
             Some(cpu) if cpu.is_guest() => WhyOff::Guest,
             _ => WhyOff::Firmware,
         }
@@ -69,7 +69,7 @@ pub fn vendor(sysroot: &Sysroot) -> Result<Vendor, SysError> {
     if has_table(sysroot, "IVRS") {
         return Ok(Vendor::Amd);
     }
-    Ok(cpu::cpu(sysroot)?.map_or(Vendor::Other, |cpu| cpu.vendor))
+    Ok(cpu::first_cpu(sysroot)?.map_or(Vendor::Other, |cpu| cpu.vendor))
 }
 
 fn has_table(sysroot: &Sysroot, name: &str) -> bool {

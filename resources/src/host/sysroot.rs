@@ -169,9 +169,21 @@ impl Sysroot {
 
     /// As many bytes as the file gives: config space has 64 for a user, 256 or 4096 for root.
     pub fn read_bytes(&self, path: &str) -> Result<Vec<u8>, SysError> {
+        self.read_up_to(path, READ_LIMIT)
+    }
+
+    /// The start of a text file: for one whose length grows with the host, when its first lines say it all.
+    pub fn read_start(&self, path: &str, bytes: u64) -> Result<String, SysError> {
+        let bytes = self.read_up_to(path, bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn read_up_to(&self, path: &str, limit: u64) -> Result<Vec<u8>, SysError> {
+        /// Files of sysfs and most of procfs fit: one read, and one more that finds the end.
+        const USUAL: usize = 4096;
         let read = || {
-            let mut bytes = Vec::new();
-            fs::File::open(self.path(path))?.take(READ_LIMIT).read_to_end(&mut bytes)?;
+            let mut bytes = Vec::with_capacity(USUAL);
+            fs::File::open(self.path(path))?.take(limit).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
         read().map_err(error("read", path))

@@ -206,7 +206,7 @@ impl<'a> Journals<'a> {
         Ok(journals)
     }
 
-    /// On disk, whole, when this returns.
+    /// On disk, whole, when this returns; one that has nothing to put back may be lost with the host's power.
     pub(super) fn write(&self, journal: &Journal) -> Result<(), Failure> {
         let write = || -> io::Result<()> {
             let directory = self.directory();
@@ -214,9 +214,15 @@ impl<'a> Journals<'a> {
             let temporary = directory.join(format!(".{}.tmp", journal.name()));
             let mut file = File::create(&temporary)?;
             file.write_all(&serde_json::to_vec_pretty(journal)?)?;
-            file.sync_all()?;
+            let matters = !journal.functions.is_empty();
+            if matters {
+                file.sync_all()?;
+            }
             fs::rename(&temporary, directory.join(journal.name()))?;
-            File::open(&directory)?.sync_all()
+            if matters {
+                File::open(&directory)?.sync_all()?;
+            }
+            Ok(())
         };
         write().map_err(unwritable)
     }

@@ -19,7 +19,7 @@ pub fn host(sysroot: &Sysroot) -> Result<(), Failure> {
 /// What every run needs: an x86-64 CPU and a usable /dev/kvm.
 pub fn kvm(sysroot: &Sysroot) -> Result<(), Failure> {
     const KVM: &str = "/dev/kvm";
-    let Some(cpu) = cpu::cpu(sysroot)? else {
+    let Some(cpu) = cpu::first_cpu(sysroot)? else {
         let cause = "this is not an x86-64 Linux host";
         return Err(Failure::new(&codes::E1008, cause, "run strait on an x86-64 Linux host"));
     };

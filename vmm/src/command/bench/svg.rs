@@ -3,6 +3,9 @@
 
 use std::fmt::Write as _;
 
+// Not the methods of f64: with them strait would load the C library's mathematics at every start.
+use libm::{exp10, log10};
+
 use super::{
     result::{Contender, Step},
     table::number,
@@ -90,10 +93,10 @@ pub(super) fn latency(contenders: &[Contender]) -> Option<String> {
     let (low, high) = (values().reduce(f64::min)?.max(0.1), values().reduce(f64::max)?);
     let (low, high) = (nice_below(low), nice_above(high.max(low * 2.0)));
     let (left, right, top, bottom) = (52.0, WIDTH - 10.0, 12.0, 212.0);
-    let nines = |percentile: f64| -(1.0 - percentile.min(99.995) / 100.0).log10();
+    let nines = |percentile: f64| -log10(1.0 - percentile.min(99.995) / 100.0);
     let x = |percentile: f64| left + (right - left) * nines(percentile) / nines(99.995);
     let y = |micros: f64| {
-        let share = (micros.max(low).ln() - low.ln()) / (high.ln() - low.ln());
+        let share = log10(micros.max(low) / low) / log10(high / low);
         bottom - (bottom - top) * share
     };
     let mut plot = Plot::new();
@@ -235,7 +238,7 @@ fn microseconds(value: f64) -> String {
 
 /// 1, 2 or 5 times a power of ten, at most this.
 fn nice_below(value: f64) -> f64 {
-    let power = 10f64.powf(value.log10().floor());
+    let power = exp10(log10(value).floor());
     [5.0, 2.0, 1.0]
         .into_iter()
         .map(|step| step * power)
@@ -245,7 +248,7 @@ fn nice_below(value: f64) -> f64 {
 
 /// The same, at least this.
 fn nice_above(value: f64) -> f64 {
-    let power = 10f64.powf(value.log10().floor());
+    let power = exp10(log10(value).floor());
     [1.0, 2.0, 5.0]
         .into_iter()
         .map(|step| step * power)
