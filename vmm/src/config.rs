@@ -56,6 +56,8 @@ pub(crate) struct RunConfig {
     pub(crate) mmio64: Option<u64>,
     /// The display that the host's console is on may be taken.
     pub(crate) allow_boot_vga: bool,
+    /// Framebuffers of the host's that draw on passed devices let go of them.
+    pub(crate) release_fb: bool,
     /// Print the machine instead of running it.
     pub(crate) dry_run: bool,
 }
@@ -296,6 +298,7 @@ impl RunConfig {
                 .map(|text| memory::window("--mmio64", &text, 1 << 57))
                 .transpose()?,
             allow_boot_vga: args.allow_boot_vga,
+            release_fb: args.release_fb,
             dry_run: args.dry_run,
             kernel: Kernel { path: kernel, initramfs: args.initramfs, cmdline, boot },
         })

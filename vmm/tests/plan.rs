@@ -69,7 +69,7 @@ fn r90_plan_fields_are_those_of_the_document() {
     assert_eq!(answer["cpus"]["cores"], 4);
     assert_eq!(
         answer["take"],
-        json!([{"bdf": "0000:3b:00.1", "driver": "snd_hda_intel", "asked_for": true}])
+        json!([{"bdf": "0000:3b:00.1", "driver": "snd_hda_intel", "framebuffer": null, "asked_for": true}])
     );
     let group = &answer["groups"][1];
     assert_eq!((&group["group"], group["members"].as_array().unwrap().len()), (&json!(31), 4));
@@ -118,4 +118,28 @@ fn json_is_for_dry_runs_alone() {
     assert_eq!(output.status.code(), Some(2));
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.starts_with("error[E2001]"), "{told}");
+}
+
+#[test]
+fn framebuffer_on_the_card_is_refused_and_with_leave_it_would_let_go() {
+    let tree = host();
+    tree.framebuffer("0000:3b:00.0", "efifb", "efi-framebuffer");
+    let (status, _, told) = dry_run(&tree, &["--vfio", "3b:00"]);
+    assert_eq!(status, 5, "{told}");
+    assert!(told.contains("error[E1205]") && told.contains("--release-fb"), "{told}");
+    let (status, _, told) = dry_run(&tree, &["--vfio", "3b:00", "--release-fb"]);
+    assert_eq!(status, 0, "{told}");
+    let says = "note: the host's framebuffer efifb would let go of 0000:3b:00.0\n";
+    assert!(told.contains(says), "{told}");
+    // What may not be changed is not changed by another flag.
+    let (_, _, told) = dry_run(&tree, &["--vfio", "3b:00,managed=no", "--release-fb"]);
+    assert!(told.contains("managed=no forbids that for 0000:3b:00.0"), "{told}");
+    tree.file("/proc/self/status", status_of_user());
+    let (status, _, told) = dry_run(&tree, &["--vfio", "3b:00", "--release-fb"]);
+    assert_eq!(status, 3, "{told}");
+    assert!(told.contains("error[E1003]: --release-fb changes drivers"), "{told}");
+}
+
+fn status_of_user() -> String {
+    strait_resources::host::fixture::status(1000, 0)
 }

@@ -186,6 +186,37 @@ impl Tree {
         tree
     }
 
+    /// The firmware left a picture in this function's BAR, and `driver` draws a text console on it; /proc/iomem calls it
+    /// `name`.
+    pub fn framebuffer(&self, bdf: &str, name: &str, driver: &str) {
+        self.file(
+            "/proc/iomem",
+            format!(
+                "b0000000-bfffffff : PCI Bus\n  b8000000-b8ffffff : {bdf}\n    b8000000-b82fffff : {name}\n  b9000000-b9ffffff : other\n"
+            ),
+        );
+        let device = format!("/sys/devices/platform/{driver}.0");
+        self.link(&format!("{device}/driver"), &format!("../../../bus/platform/drivers/{driver}"));
+        self.link(
+            &format!("/sys/bus/platform/devices/{driver}.0"),
+            &format!("../../../devices/platform/{driver}.0"),
+        );
+        for attribute in ["bind", "unbind"] {
+            self.file(&format!("/sys/bus/platform/drivers/{driver}/{attribute}"), "");
+        }
+        self.link(
+            &format!("/sys/bus/platform/drivers/{driver}/{driver}.0"),
+            &format!("../../../../devices/platform/{driver}.0"),
+        );
+        self.file("/proc/fb", "0 VESA VGA\n");
+        for (console, name, bound) in
+            [(0, "(S) dummy device", "0"), (1, "(M) frame buffer device", "1")]
+        {
+            self.file(&format!("/sys/class/vtconsole/vtcon{console}/name"), format!("{name}\n"));
+            self.file(&format!("/sys/class/vtconsole/vtcon{console}/bind"), format!("{bound}\n"));
+        }
+    }
+
     /// An Intel server with the IOMMU on, KVM and VFIO loaded, 64 GiB, run by root.
     pub fn host_basics(&self) {
         self.file("/proc/cpuinfo", CPUINFO);

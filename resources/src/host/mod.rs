@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod driver;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
+pub mod framebuffer;
 pub mod holders;
 pub mod interrupts;
 pub mod inventory;

@@ -9,6 +9,7 @@ mod boot;
 mod chest;
 mod doctor;
 mod edu;
+mod framebuffer;
 pub(crate) mod gpu;
 mod hiding;
 mod hostile;
@@ -38,6 +39,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(hosts::scenarios());
     all.extend(binding::scenarios());
     all.extend(reset::scenarios());
+    all.extend(framebuffer::scenarios());
     all.extend(behind::scenarios());
     all.extend(bad_input::scenarios());
     all.extend(doctor::scenarios());

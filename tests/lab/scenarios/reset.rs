@@ -69,6 +69,6 @@ echo >$T/kprobe_events
 const SAID: &str = r#"give_back $vga
 strait_to dry run --kernel $VMLINUX --vfio $edu1 --dry-run || echo "FAIL: dry run: $(cat $J/dry.err)"
 says dry.out "  reset       bus"
-strait_to root run --kernel $VMLINUX --vfio $vga --allow-boot-vga --dry-run || echo "FAIL: dry run: $(cat $J/root.err)"
+strait_to root run --kernel $VMLINUX --vfio $vga --allow-boot-vga --release-fb --dry-run || echo "FAIL: dry run: $(cat $J/root.err)"
 says root.err "warning[E1405]: $vga keeps its state over guest reboots"
 "#;

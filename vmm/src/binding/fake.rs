@@ -42,7 +42,16 @@ pub(super) struct Kernel {
     pub(super) hangs: RefCell<Option<String>>,
     /// vfio-pci refuses everything.
     pub(super) vfio_refuses: Cell<bool>,
+    /// vfio-pci deletes the firmware's framebuffer, as since Linux 6.0.
+    pub(super) vfio_removes_screen: Cell<bool>,
+    /// The framebuffer's driver keeps the BAR although it let go of its device.
+    pub(super) screen_stays: Cell<bool>,
 }
+
+/// Where the fake framebuffer's platform device and its driver are.
+const SCREEN: &str = "/sys/bus/platform/devices/vesa-framebuffer.0";
+const SCREEN_DRIVER: &str = "/sys/bus/platform/drivers/vesa-framebuffer";
+const CONSOLE: &str = "/sys/class/vtconsole/vtcon1";
 
 /// The child that a hanging write leaves.
 pub(super) const STUCK_CHILD: u32 = 4711;
@@ -58,6 +67,8 @@ impl Host {
             budget: Cell::new(usize::MAX),
             hangs: RefCell::default(),
             vfio_refuses: Cell::new(false),
+            vfio_removes_screen: Cell::new(false),
+            screen_stays: Cell::new(false),
         });
         let host = Self { dir, kernel };
         host.file(BOOT, "boot-1\n");
@@ -129,6 +140,22 @@ impl Host {
         self.find(bdf)
     }
 
+    /// vesafb draws a text console into a BAR of this function.
+    pub(super) fn screen(&self, bdf: &str) {
+        self.file("/proc/fb", "0 VESA VGA\n");
+        self.file(&format!("{SCREEN_DRIVER}/bind"), "");
+        self.file(&format!("{SCREEN}/screen-of"), bdf);
+        self.kernel.draw(true);
+        self.file(&format!("{CONSOLE}/bind"), "1\n");
+    }
+
+    /// Does it draw, and the console with it?
+    pub(super) fn draws(&self) -> (bool, bool) {
+        let sysroot = self.sysroot();
+        let console = sysroot.read_if_present(&format!("{CONSOLE}/bind")).unwrap();
+        (sysroot.read("/proc/iomem").unwrap().contains("vesafb"), console.as_deref() == Some("1"))
+    }
+
     pub(super) fn find(&self, bdf: &str) -> HostFunction {
         pci::find(&self.sysroot(), bdf.parse().unwrap()).unwrap().unwrap()
     }
@@ -165,6 +192,9 @@ impl Kernel {
     fn attach(&self, bdf: Bdf, driver: &str) {
         symlink(format!("../../../../bus/pci/drivers/{driver}"), self.link(bdf)).unwrap();
         if driver == "vfio-pci" {
+            if self.vfio_removes_screen.take() {
+                fs::remove_dir_all(self.sysroot.path(SCREEN)).unwrap();
+            }
             let function = pci::find(&self.sysroot, bdf).unwrap().unwrap();
             let node = self.sysroot.path(&format!("/dev/vfio/{}", function.group.unwrap()));
             fs::create_dir_all(node.parent().unwrap()).unwrap();
@@ -172,6 +202,34 @@ impl Kernel {
             // As vfio_pci_core_register_device() does: an unused device may sleep.
             fs::write(self.sysroot.path(&pci::path(bdf, "power/control")), "auto\n").unwrap();
         }
+    }
+
+    /// The framebuffer's driver has its device from now on, or not any more.
+    fn draw(&self, draws: bool) {
+        let write = |path: &str, text: &str| {
+            let path = self.sysroot.path(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let bdf = self.sysroot.read(&format!("{SCREEN}/screen-of")).unwrap();
+        let links = [
+            (format!("{SCREEN}/driver"), "../../drivers/vesa-framebuffer"),
+            (format!("{SCREEN_DRIVER}/vesa-framebuffer.0"), "../../devices/vesa-framebuffer.0"),
+        ];
+        for (link, target) in links {
+            let link = self.sysroot.path(&link);
+            if draws { symlink(target, link) } else { fs::remove_file(link) }.unwrap();
+        }
+        let console = self.sysroot.path(CONSOLE);
+        if draws {
+            write(&format!("{CONSOLE}/name"), "(M) frame buffer device\n");
+            write(&format!("{CONSOLE}/bind"), "0\n");
+        } else {
+            // The console's driver goes with its last framebuffer.
+            fs::remove_dir_all(console).unwrap();
+        }
+        let line = if draws || self.screen_stays.get() { "  0-0 : vesafb\n" } else { "" };
+        write("/proc/iomem", &format!("0-0 : {bdf}\n{line}"));
     }
 
     fn probe(&self, bdf: Bdf) {
@@ -204,7 +262,12 @@ impl Writer for Kernel {
         let journals = self.sysroot.list_if_present("/run/strait/journal").unwrap();
         assert!(!journals.is_empty(), "{path} is written before the journal");
         self.writes.borrow_mut().push(format!("{path} {}", value.trim()));
-        if path.ends_with("/driver/unbind") {
+        if let Some(attribute) = path.strip_prefix(&format!("{SCREEN_DRIVER}/")) {
+            assert_eq!(value, "vesa-framebuffer.0");
+            self.draw(attribute == "bind");
+        } else if path.starts_with(CONSOLE) {
+            fs::write(self.sysroot.path(path), value).map_err(refused)?;
+        } else if path.ends_with("/driver/unbind") {
             let bdf = value.parse().unwrap();
             let driver = pci::find(&self.sysroot, bdf).unwrap().unwrap().driver;
             if driver.is_some() && driver == *self.hangs.borrow() {

@@ -2,9 +2,11 @@
 //! when the machine is gone.
 
 use strait_resources::{
+    codes,
     failure::Failure,
     host::{
         check::{Allowed, Bindable},
+        framebuffer,
         pci::HostFunction,
     },
 };
@@ -43,11 +45,16 @@ pub(crate) fn owned<'a>(
         report::warnings(&undone.warnings);
     }
     let candidates = Candidates::find(sysroot, &config.vfio)?;
+    may_release(binder, config, &candidates, root)?;
     let managed = match managed(binder, &candidates, root)? {
         Some(managed) if root && !managed.is_empty() => managed,
         _ => return Ok((candidates, Owned::Before)),
     };
-    let allowed = Allowed { boot_vga: config.allow_boot_vga, peers: session_peers() };
+    let allowed = Allowed {
+        boot_vga: config.allow_boot_vga,
+        release_fb: config.release_fb,
+        peers: session_peers(),
+    };
     if config.dry_run {
         return Ok((candidates, Owned::Planned(binder.plan(&managed, &allowed)?)));
     }
@@ -70,10 +77,40 @@ pub(crate) fn owned<'a>(
     let guard = binder.take(&lock, Kind::Run, &planned, &others)?;
     drop(lock);
     for entry in guard.taken() {
-        let driver = entry.before.as_ref().and_then(|before| before.driver.as_deref());
-        log::info!("{} was taken from {}", entry.bdf, driver.unwrap_or("no driver"));
+        if let Some(screen) = &entry.screen {
+            log::info!("the host's framebuffer {} let go of {}", screen.name, entry.bdf);
+        }
+        if let Some(before) = &entry.before {
+            let driver = before.driver.as_deref().unwrap_or("no driver");
+            log::info!("{} was taken from {driver}", entry.bdf);
+        }
     }
     Ok((Candidates::find(sysroot, &config.vfio)?, Owned::Taken(guard)))
+}
+
+/// --release-fb changes drivers of the host: only root may, and only with a device whose bindings are strait's matter.
+fn may_release(
+    binder: &Binder,
+    config: &RunConfig,
+    candidates: &Candidates<'_>,
+    root: bool,
+) -> Result<(), Failure> {
+    for (function, choice) in candidates.functions().filter(|_| config.release_fb) {
+        if framebuffer::on(binder.sysroot(), function.bdf)?.is_none() {
+            continue;
+        }
+        if !root {
+            binder.need_root("--release-fb")?;
+        }
+        if choice == Managed::No {
+            let cause = format!(
+                "--release-fb changes a driver of the host, and managed=no forbids that for {}",
+                function.bdf
+            );
+            return Err(Failure::new(&codes::E1205, cause, "leave managed=no out"));
+        }
+    }
+    Ok(())
 }
 
 /// The functions that strait may take. `None` when one that it may not take is on another driver: that is refused

@@ -44,7 +44,7 @@ impl Guard {
     /// The functions that were taken.
     pub(crate) fn taken(&self) -> impl Iterator<Item = &Entry> {
         let entries = self.journal.iter().flat_map(|journal| &journal.functions);
-        entries.filter(|entry| entry.before.is_some())
+        entries.filter(|entry| entry.is_taken())
     }
 }
 
@@ -85,9 +85,12 @@ pub(super) fn undo(binder: &Binder, mut journal: Journal) -> Vec<Failure> {
     let mut warnings = Vec::new();
     let mut left = Vec::new();
     while let Some(mut entry) = journal.functions.pop() {
-        if let Err(failure) = give_back(binder, &mut entry) {
-            warnings.push(failure);
-            left.insert(0, entry);
+        match give_back(binder, &mut entry) {
+            Ok(warning) => warnings.extend(warning),
+            Err(failure) => {
+                warnings.push(failure);
+                left.insert(0, entry);
+            }
         }
     }
     binder.writer.rest();
@@ -101,13 +104,19 @@ pub(super) fn undo(binder: &Binder, mut journal: Journal) -> Vec<Failure> {
     warnings
 }
 
-/// Gives one function back. A failure is a warning: the guest is over, and strait goes on.
-pub(super) fn give_back(binder: &Binder, entry: &mut Entry) -> Result<(), Failure> {
+/// Gives one function back, and its framebuffer, about which there may be a warning. A failure is a warning too: the
+/// guest is over, and strait goes on.
+pub(super) fn give_back(binder: &Binder, entry: &mut Entry) -> Result<Option<Failure>, Failure> {
     if let Some(failure) = still_stuck(binder, entry)? {
         return Err(failure);
     }
     entry.stuck = None;
-    switch::give_back(&binder.sysroot, binder.writer.as_ref(), entry).map_err(|trouble| {
+    let Binder { sysroot, writer } = binder;
+    let restored = switch::give_back(sysroot, writer.as_ref(), entry).and_then(|()| {
+        let screen = entry.screen.as_ref();
+        screen.map_or(Ok(None), |screen| screen.restore(sysroot, writer.as_ref(), entry.bdf))
+    });
+    restored.map_err(|trouble| {
         let failure = note_stuck(binder, entry, trouble);
         Failure { code: &codes::E1115, ..failure }
     })

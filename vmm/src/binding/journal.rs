@@ -21,6 +21,7 @@ use strait_resources::{
 
 use super::{
     owner::{Process, boot_id},
+    screen::Screen,
     write::Writer,
 };
 
@@ -70,6 +71,9 @@ pub(crate) struct Entry {
     pub(crate) along: bool,
     /// How to put it back; `None`: it was on VFIO before.
     pub(crate) before: Option<Before>,
+    /// The host's framebuffer that had to let go of it.
+    #[serde(default)]
+    pub(crate) screen: Option<Screen>,
     /// A child that hangs in a write for this function.
     pub(crate) stuck: Option<Process>,
 }
@@ -90,6 +94,13 @@ pub(crate) struct Before {
     pub(crate) any_driver: bool,
 }
 
+impl Before {
+    /// Of a function that nobody noted anything about.
+    pub(super) fn unknown() -> Self {
+        Self { any_driver: true, ..Self::default() }
+    }
+}
+
 impl Entry {
     /// Of a function that will be taken.
     pub(crate) fn before(sysroot: &Sysroot, taking: &Taking) -> Result<Self, Failure> {
@@ -102,13 +113,21 @@ impl Entry {
             d3cold_allowed: attribute("d3cold_allowed")?,
             any_driver: false,
         };
-        Ok(Self { along: taking.along, before: Some(before), ..Self::used(function) })
+        // One that is on VFIO only has a framebuffer to lose.
+        let before = (!function.is_on_vfio()).then_some(before);
+        let screen = taking.framebuffer.as_ref().and_then(Screen::of);
+        Ok(Self { along: taking.along, before, screen, ..Self::used(function) })
     }
 
     /// Of a function that is on VFIO already.
     pub(super) fn used(function: &HostFunction) -> Self {
         let (bdf, group) = (function.bdf, function.group);
-        Self { bdf, group, along: false, before: None, stuck: None }
+        Self { bdf, group, along: false, before: None, screen: None, stuck: None }
+    }
+
+    /// Is there something to give back?
+    pub(crate) fn is_taken(&self) -> bool {
+        self.before.is_some() || self.screen.is_some()
     }
 }
 

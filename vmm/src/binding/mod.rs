@@ -9,7 +9,7 @@
 //! - `for_run`: when a run takes what; `guard`: the way back.
 //! - `journal`: the files under /run/strait/journal; `owner`: is the one who wrote it alive?
 //! - `write`: one write to sysfs, in a child process, because a driver's unbind can hang for ever.
-//! - `switch`: the steps for one function; `recover`: those of others; `rule`: the same at every boot.
+//! - `switch`: the steps for one function; `screen`: those for the host's framebuffer on it; `recover`: those of others; `rule`: the same at every boot.
 
 mod for_run;
 mod guard;
@@ -17,6 +17,7 @@ mod journal;
 mod owner;
 mod recover;
 mod rule;
+mod screen;
 mod switch;
 mod write;
 
@@ -62,12 +63,12 @@ pub(crate) struct Binder {
 impl Binder {
     /// On this host.
     pub(crate) fn host() -> Self {
-        Self { sysroot: Sysroot::host(), writer: Rc::new(ChildWriter::new()) }
+        Self::at(Sysroot::host())
     }
 
-    /// On the host laid out in a directory, for looking.
+    /// On another host to look at: what is written goes to this one all the same.
     pub(crate) fn at(sysroot: Sysroot) -> Self {
-        Self { sysroot, ..Self::host() }
+        Self { sysroot, writer: Rc::new(ChildWriter::new()) }
     }
 
     /// Only root may change drivers.

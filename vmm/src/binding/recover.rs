@@ -2,6 +2,7 @@
 
 use strait_resources::{
     bdf::Bdf,
+    codes,
     failure::Failure,
     host::{
         check,
@@ -50,9 +51,10 @@ impl Binder {
                 continue;
             }
             let pid = journal.process.pid;
-            let taken = names(journal.functions.iter().filter(|entry| entry.before.is_some()));
+            let taken = names(journal.functions.iter().filter(|entry| entry.is_taken()));
             let warnings = undo(self, journal);
-            if !taken.is_empty() && warnings.is_empty() {
+            let back = warnings.iter().all(|warning| warning.code == &codes::E1117);
+            if !taken.is_empty() && back {
                 undone
                     .lines
                     .push(format!("strait {pid} ended without giving {taken} back: done now"));
@@ -77,14 +79,18 @@ impl Binder {
             if journal.kind != Kind::Bind || !journal.settled {
                 continue;
             }
-            let (gone, stays) = split(journal.functions.clone(), &wanted);
+            let (mut gone, stays) = split(journal.functions.clone(), &wanted);
             if gone.is_empty() {
                 continue;
             }
             wanted.retain(|bdf| gone.iter().all(|entry| entry.bdf != *bdf));
-            for entry in &gone {
-                let driver = entry.before.as_ref().and_then(|before| before.driver.as_deref());
-                let driver = driver.unwrap_or("no driver");
+            for entry in &mut gone {
+                // It was on VFIO already, and only its framebuffer let go: leaving VFIO is what is asked for now.
+                let before = entry.before.get_or_insert_with(Before::unknown);
+                let driver = match before.any_driver {
+                    true => "any driver that wants it",
+                    false => before.driver.as_deref().unwrap_or("no driver"),
+                };
                 undone.lines.push(format!("{} goes back to {driver}", entry.bdf));
             }
             undone.warnings.extend(self.undo_some(&journal, gone, stays)?);
@@ -105,9 +111,12 @@ impl Binder {
         let journals = Journals::new(&self.sysroot);
         let mut warnings = Vec::new();
         while let Some(mut entry) = gone.pop() {
-            if let Err(failure) = give_back(self, &mut entry) {
-                warnings.push(failure);
-                stays.push(entry);
+            match give_back(self, &mut entry) {
+                Ok(warning) => warnings.extend(warning),
+                Err(failure) => {
+                    warnings.push(failure);
+                    stays.push(entry);
+                }
             }
             let functions: Vec<Entry> = stays.iter().chain(&gone).cloned().collect();
             let now = Journal { functions, ..journal.clone() };
@@ -132,8 +141,7 @@ impl Binder {
 
     fn rebind(&self, function: &HostFunction) -> Result<Undone, Failure> {
         let bdf = function.bdf;
-        let before = Before { any_driver: true, ..Before::default() };
-        let entry = Entry { before: Some(before), ..Entry::used(function) };
+        let entry = Entry { before: Some(Before::unknown()), ..Entry::used(function) };
         // The journal is for a strait that dies half-way.
         let journal = self.journal(Kind::Run, vec![entry])?;
         Journals::new(&self.sysroot).write(&journal)?;

@@ -14,6 +14,7 @@ use strait_resources::{
 
 use super::{
     journal::{Before, Entry, driver_override},
+    screen::Screen,
     write::{FAST, SLOW, WriteError, Writer},
 };
 
@@ -26,14 +27,14 @@ const NODE_LIMIT: Duration = Duration::from_secs(5);
 const NODE_PAUSE: Duration = Duration::from_millis(20);
 
 /// One write.
-struct Step {
-    path: String,
-    value: String,
-    limit: Duration,
+pub(super) struct Step {
+    pub(super) path: String,
+    pub(super) value: String,
+    pub(super) limit: Duration,
 }
 
 impl Step {
-    fn new(path: String, value: impl Into<String>, limit: Duration) -> Self {
+    pub(super) fn new(path: String, value: impl Into<String>, limit: Duration) -> Self {
         Self { path, value: value.into(), limit }
     }
 }
@@ -61,7 +62,9 @@ fn steps(entry: &Entry, before: &Before) -> Vec<Step> {
 /// The same as lines for a shell.
 pub(crate) fn commands(entry: &Entry) -> String {
     let mut lines = String::new();
-    for Step { path, value, .. } in entry.before.iter().flat_map(|before| steps(entry, before)) {
+    let released = entry.screen.iter().flat_map(Screen::steps);
+    let switched = entry.before.iter().flat_map(|before| steps(entry, before));
+    for Step { path, value, .. } in released.chain(switched) {
         let _ = writeln!(lines, "  echo {value} > {path}");
     }
     lines
@@ -85,8 +88,11 @@ pub(super) fn load_driver(sysroot: &Sysroot, writer: &dyn Writer) -> Result<(), 
     })
 }
 
-/// Gives a function to vfio-pci and looks whether it got there.
+/// Gives a function to vfio-pci, once no framebuffer draws on it, and looks whether it got there.
 pub(super) fn take(sysroot: &Sysroot, writer: &dyn Writer, entry: &Entry) -> Result<(), Trouble> {
+    if let Some(screen) = &entry.screen {
+        screen.release(sysroot, writer, entry.bdf)?;
+    }
     let Some(before) = &entry.before else { return Ok(()) };
     let bdf = entry.bdf;
     for step in steps(entry, before) {
@@ -195,7 +201,7 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
-    fn of(bdf: Bdf, driver: Option<&str>, error: WriteError) -> Self {
+    pub(super) fn of(bdf: Bdf, driver: Option<&str>, error: WriteError) -> Self {
         match error {
             WriteError::Stuck { child, ref path } => {
                 let driver = driver.unwrap_or("the new driver");

@@ -1,3 +1,5 @@
+mod screen;
+
 use std::mem;
 
 use strait_resources::host::check::Allowed;

@@ -2,9 +2,11 @@
 
 use clap::Args;
 
+use super::OutputArgs;
+
 const BIND_EXAMPLES: &str = "\
 Examples:
-  strait bind 3b:00
+  strait bind 3b:00 --allow-boot-vga --release-fb
   strait bind 3b:00.0 3b:00.1 --persist";
 
 const UNBIND_EXAMPLES: &str = "\
@@ -33,6 +35,9 @@ pub(crate) struct BindArgs {
     /// The display that the host's console is on may go.
     #[arg(long)]
     pub(crate) allow_boot_vga: bool,
+    /// A framebuffer of the host's that draws on a device (efifb, vesafb, simplefb, simpledrm) lets go of it.
+    #[arg(long)]
+    pub(crate) release_fb: bool,
 }
 
 /// `strait unbind`, word for word.
@@ -51,7 +56,6 @@ pub(crate) struct UnbindArgs {
 #[derive(Debug, Args)]
 #[command(after_help = PS_EXAMPLES)]
 pub(crate) struct PsArgs {
-    /// For programs.
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }

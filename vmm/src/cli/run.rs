@@ -56,6 +56,9 @@ pub(crate) struct RunArgs {
     /// The display that the host's console is on may be taken too.
     #[arg(long)]
     pub(crate) allow_boot_vga: bool,
+    /// A framebuffer of the host's that draws on a device (efifb, vesafb, simplefb, simpledrm) lets go of it first.
+    #[arg(long)]
+    pub(crate) release_fb: bool,
     /// DMA between passed devices; auto: when there are two or more.
     #[arg(long, value_name = "auto|on|off", default_value = "auto")]
     pub(crate) p2p: Option<String>,

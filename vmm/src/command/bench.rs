@@ -229,7 +229,7 @@ impl Bench {
     /// The device and what shares its group, taken from the host until the guard is dropped.
     fn take(&self) -> Result<Option<Guard>, Failure> {
         let lock = self.binder.lock()?;
-        let allowed = Allowed { boot_vga: false, peers: binding::session_peers() };
+        let allowed = Allowed { peers: binding::session_peers(), ..Allowed::default() };
         let planned = self.binder.plan(std::slice::from_ref(&self.function), &allowed)?;
         if planned.take.is_empty() {
             return Ok(None);

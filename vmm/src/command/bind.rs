@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use strait_resources::{
     codes,
     failure::Failure,
-    host::{check, check::Allowed},
+    host::{check, check::Allowed, pci::HostFunction},
 };
 
 use crate::{
@@ -17,17 +17,31 @@ use crate::{
 /// Gives functions to vfio-pci until `strait unbind` or a reboot.
 pub(crate) fn bind(args: &BindArgs) -> Result<u8, Failure> {
     let binder = Binder::host();
-    let allowed = Allowed { boot_vga: args.allow_boot_vga, peers: binding::session_peers() };
+    let allowed = Allowed {
+        boot_vga: args.allow_boot_vga,
+        release_fb: args.release_fb,
+        peers: binding::session_peers(),
+    };
     if args.dry_run {
         let functions = check::select(binder.sysroot(), &args.functions)?;
         let planned = binder.plan(&functions, &allowed)?;
         report::warnings(&planned.warnings);
         let mut text = String::new();
         for taking in &planned.take {
-            let function = &taking.function;
-            let driver = function.driver.as_deref().unwrap_or("no driver");
+            let HostFunction { bdf, driver, .. } = &taking.function;
+            let driver = driver.as_deref().unwrap_or("no driver");
             let why = if taking.along { ", as it shares its IOMMU group" } else { "" };
-            let _ = writeln!(text, "{} would go from {driver} to vfio-pci{why}:", function.bdf);
+            let _ = match &taking.framebuffer {
+                Some(screen) if taking.function.is_on_vfio() => {
+                    writeln!(text, "the host's framebuffer {} would let go of {bdf}:", screen.name)
+                }
+                Some(screen) => writeln!(
+                    text,
+                    "the host's framebuffer {} would let go of {bdf}, which would go from {driver} to vfio-pci{why}:",
+                    screen.name
+                ),
+                None => writeln!(text, "{bdf} would go from {driver} to vfio-pci{why}:"),
+            };
             text.push_str(&binding::commands(&Entry::before(binder.sysroot(), taking)?));
         }
         if args.persist {
@@ -57,10 +71,15 @@ pub(crate) fn bind(args: &BindArgs) -> Result<u8, Failure> {
     if !planned.take.is_empty() {
         binder.take(&lock, Kind::Bind, &planned, &[])?.keep()?;
         for taking in &planned.take {
-            let function = &taking.function;
-            let driver = function.driver.as_deref().unwrap_or("no driver");
-            let why = if taking.along { " (it shares an IOMMU group)" } else { "" };
-            let _ = writeln!(text, "{} went from {driver} to vfio-pci{why}", function.bdf);
+            let HostFunction { bdf, driver, .. } = &taking.function;
+            if let Some(screen) = &taking.framebuffer {
+                let _ = writeln!(text, "the host's framebuffer {} let go of {bdf}", screen.name);
+            }
+            if !taking.function.is_on_vfio() {
+                let driver = driver.as_deref().unwrap_or("no driver");
+                let why = if taking.along { " (it shares an IOMMU group)" } else { "" };
+                let _ = writeln!(text, "{bdf} went from {driver} to vfio-pci{why}");
+            }
         }
         let _ = writeln!(text, "back with: strait unbind {}", args.functions.join(" "));
     }
@@ -116,5 +135,7 @@ pub(crate) fn unbind(args: &UnbindArgs) -> Result<u8, Failure> {
     }
     report::warnings(&undone.warnings);
     report::out(&text)?;
-    Ok(if undone.warnings.is_empty() { 0 } else { codes::E1105.exit })
+    // A framebuffer that the kernel has forgotten keeps nobody from using the device.
+    let back = undone.warnings.iter().all(|warning| warning.code == &codes::E1117);
+    Ok(if back { 0 } else { codes::E1105.exit })
 }

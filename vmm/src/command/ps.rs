@@ -3,13 +3,20 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use strait_resources::failure::Failure;
+use strait_resources::{failure::Failure, host::sysroot::Sysroot};
 
 use crate::{
     binding::{Binder, Entry, Journal, Kind},
     cli::PsArgs,
     report,
 };
+
+/// What `--json` answers.
+#[derive(Serialize)]
+struct Answer {
+    schema: &'static str,
+    owners: Vec<Owner>,
+}
 
 /// One owner, as `--json` shows it.
 #[derive(Serialize)]
@@ -28,21 +35,22 @@ struct Device {
     group: Option<u32>,
     /// The driver that it goes back to; `null`: it stays on VFIO, or had none.
     driver_before: Option<String>,
+    /// The host's framebuffer that had to let go of it.
+    framebuffer: Option<String>,
 }
 
 /// Prints it.
 pub(crate) fn run(args: &PsArgs) -> Result<u8, Failure> {
-    let binder = Binder::host();
+    let binder = Binder::at(Sysroot::at(&args.output.sysroot));
     let mut owners = Vec::new();
     for journal in binder.journals()? {
         let lives = journal.owner_lives(binder.sysroot())?;
         owners.extend(owner(journal, lives));
     }
-    let text = match args.json {
-        true => serde_json::to_string_pretty(&owners).unwrap_or_default() + "\n",
-        false => table(&owners),
-    };
-    report::out(&text)?;
+    match args.output.json {
+        true => report::json(&Answer { schema: "strait.ps/1", owners })?,
+        false => report::out(&table(&owners))?,
+    }
     Ok(0)
 }
 
@@ -57,9 +65,10 @@ fn owner(journal: Journal, lives: bool) -> Option<Owner> {
         bdf: entry.bdf.to_string(),
         group: entry.group,
         driver_before: entry.before.and_then(|before| before.driver),
+        framebuffer: entry.screen.map(|screen| screen.name),
     };
     let entries = journal.functions.into_iter();
-    let entries = entries.filter(|entry| state != "dead" || entry.before.is_some());
+    let entries = entries.filter(|entry| state != "dead" || entry.is_taken());
     let devices: Vec<Device> = entries.map(device).collect();
     let nothing = state == "dead" && devices.is_empty();
     (!nothing).then_some(Owner { pid, state, command: journal.command, devices })
@@ -80,6 +89,12 @@ fn table(owners: &[Owner]) -> String {
             };
             let group = device.group.map_or_else(String::new, |group| format!("  group {group}"));
             let _ = writeln!(text, "                    {}{group}{back}", device.bdf);
+            if let Some(screen) = &device.framebuffer {
+                let _ = writeln!(
+                    text,
+                    "                      the host's framebuffer {screen} had to let go"
+                );
+            }
         }
     }
     if owners.iter().any(|owner| owner.state == "dead") {
@@ -115,6 +130,17 @@ mod tests {
              \x20     -  bound    strait x\n\
              \x20                   0000:3b:00.0  group 31  goes back to nouveau\n"
         );
+    }
+
+    #[test]
+    fn table_and_json_show_a_framebuffer_that_had_to_let_go() {
+        let text = serde_json::to_string(&journal("run", false, "null")).unwrap();
+        let screen = r#""screen":{"name":"vesafb","driver":"vesa-framebuffer","device":"vesa-framebuffer.0",
+            "consoles":["vtcon1"]}"#;
+        let with_screen = text.replace(r#""screen":null"#, screen);
+        let dead = owner(serde_json::from_str(&with_screen).unwrap(), false).unwrap();
+        assert_eq!(serde_json::to_value(&dead).unwrap()["devices"][0]["framebuffer"], "vesafb");
+        assert!(table(&[dead]).contains("the host's framebuffer vesafb had to let go"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{env, ffi::OsString};
 
 use strait_resources::{
     failure::Failure,
-    host::{check, sysroot::Sysroot},
+    host::{check, pci::HostFunction, sysroot::Sysroot},
     names::Names,
 };
 
@@ -65,13 +65,23 @@ fn go(args: RunArgs, file: Option<String>) -> Result<u8, Failure> {
     }
     let Draft { selection, plan, binding } = &draft;
     report::warnings(&binding.warnings);
-    let line = |taking: &check::Taking| {
-        let driver = taking.function.driver.as_deref().unwrap_or("no driver");
-        format!("{} would be taken from {driver}", taking.function.bdf)
-    };
-    report::notes(&binding.take.iter().map(line).collect::<Vec<_>>());
+    report::notes(&binding.take.iter().flat_map(would_be_taken).collect::<Vec<_>>());
     report::warnings(&selection.warnings);
     let functions: Vec<_> = selection.shown().collect();
     report::dry_run(&config, &names, &functions, plan)?;
     Ok(0)
+}
+
+/// What would happen to one function.
+fn would_be_taken(taking: &check::Taking) -> Vec<String> {
+    let HostFunction { bdf, driver, .. } = &taking.function;
+    let screen = taking.framebuffer.iter();
+    let mut lines: Vec<String> = screen
+        .map(|fb| format!("the host's framebuffer {} would let go of {bdf}", fb.name))
+        .collect();
+    if !taking.function.is_on_vfio() {
+        let driver = driver.as_deref().unwrap_or("no driver");
+        lines.push(format!("{bdf} would be taken from {driver}"));
+    }
+    lines
 }

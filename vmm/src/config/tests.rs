@@ -65,6 +65,7 @@ fn kernel_alone_gives_the_documented_defaults() {
         mmio32: None,
         mmio64: None,
         allow_boot_vga: false,
+        release_fb: false,
         dry_run: false,
     };
     assert_eq!(bench.config(&[]).unwrap(), expected);

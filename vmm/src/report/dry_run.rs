@@ -375,6 +375,7 @@ mod tests {
             mmio32: None,
             mmio64: None,
             allow_boot_vga: false,
+            release_fb: false,
             dry_run: true,
         }
     }

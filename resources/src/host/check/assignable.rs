@@ -11,7 +11,7 @@ use super::{
         pci::{self, HostFunction},
         sysroot::Sysroot,
     },
-    Warning,
+    Warning, framebuffer,
     nodes::{self, Refused},
 };
 use crate::{
@@ -37,6 +37,9 @@ pub fn assignable(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<Vec<W
         addressed(function)?;
     }
     on_vfio(sysroot, functions)?;
+    for function in functions {
+        framebuffer::none(sysroot, function)?;
+    }
     for group in &groups {
         viable(sysroot, *group, functions)?;
     }

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use super::{
     super::{
         driver::Use,
+        framebuffer::{self, Framebuffer},
         holders::{Holder, holders},
         iommu,
         needs::{needs, nodes},
@@ -22,15 +23,19 @@ use crate::{codes, failure::Failure, names::Names};
 pub struct Allowed {
     /// The display that the host's console is on may go.
     pub boot_vga: bool,
+    /// The framebuffer that the host draws on a device with may go.
+    pub release_fb: bool,
     /// Addresses that the user is logged in from.
     pub peers: Vec<IpAddr>,
 }
 
-/// One function to take from its driver.
+/// One function to take from its driver, from a framebuffer of the host's, or from both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taking {
-    /// What it is; its driver, if any, is a host driver.
+    /// What it is. On VFIO already only when it has a framebuffer.
     pub function: HostFunction,
+    /// The host draws into one of its BARs with this.
+    pub framebuffer: Option<Framebuffer>,
     /// Not asked for: it shares an IOMMU group with one that was.
     pub along: bool,
 }
@@ -45,24 +50,30 @@ pub struct Bindable {
 }
 
 /// Finds what has to be taken so that `functions` can be passed: those of them that are not on VFIO, and members of
-/// their groups that the host uses. Refuses when the host needs one of them (E1104 for one that was asked for, E1103
-/// for a group member), when a process holds one (E1106), or when a virtual machine has the group (E1107).
+/// their groups that the host uses; also those in whose BARs the host draws. Refuses when the host needs one of them (E1104 for one that was asked for, E1103
+/// for a group member), when a process holds one (E1106), when the host draws in
+/// one of its BARs and that is not allowed to end (E1205), or when a virtual machine has the group (E1107).
 pub fn bindable(
     sysroot: &Sysroot,
     functions: &[HostFunction],
     allowed: &Allowed,
 ) -> Result<Bindable, Failure> {
-    let mut take: Vec<Taking> = functions
-        .iter()
-        .filter(|function| !function.is_on_vfio())
-        .map(|function| Taking { function: function.clone(), along: false })
-        .collect();
+    let taking = |function: &HostFunction, along| {
+        let function = function.clone();
+        Taking { function, framebuffer: None, along }
+    };
+    let mut take = Vec::new();
+    for function in functions {
+        if !function.is_on_vfio() || framebuffer::on(sysroot, function.bdf)?.is_some() {
+            take.push(taking(function, false));
+        }
+    }
     let groups: BTreeSet<u32> = functions.iter().filter_map(|function| function.group).collect();
     for group in &groups {
         for member in iommu::members(sysroot, *group)? {
             let asked = functions.iter().any(|function| function.bdf == member.bdf);
             if !asked && assignable::is_foreign(&member) {
-                take.push(Taking { function: member, along: true });
+                take.push(taking(&member, true));
             }
         }
     }
@@ -77,9 +88,11 @@ pub fn bindable(
         assignable::reserved(sysroot, *group, functions)?;
     }
     let mut warnings = Vec::new();
-    for taking in &take {
+    for taking in &mut take {
         not_needed(sysroot, taking, allowed)?;
         warnings.extend(not_held(sysroot, taking)?);
+        taking.framebuffer =
+            super::framebuffer::to_release(sysroot, &taking.function, allowed.release_fb)?;
     }
     for group in &groups {
         let in_group = |function: &&HostFunction| function.group == Some(*group);
@@ -121,6 +134,9 @@ fn not_needed(sysroot: &Sysroot, taking: &Taking, allowed: &Allowed) -> Result<(
                 Use::Swap { .. } => "swapoff it first, then start again",
                 Use::DefaultRoute { .. } | Use::Session { .. } => {
                     "give the host another way to the network first"
+                }
+                Use::BootDisplay if framebuffer::on(sysroot, function.bdf)?.is_some() => {
+                    "work by SSH or a serial console, and say --allow-boot-vga --release-fb: the host's picture stops"
                 }
                 Use::BootDisplay => {
                     "work by SSH or a serial console, and say --allow-boot-vga: the host's picture stops"
@@ -227,7 +243,7 @@ mod tests {
         let failure = refused(&tree);
         assert_eq!(failure.code.id, "E1104");
         assert!(failure.fix.contains("--allow-boot-vga"), "{}", failure.fix);
-        assert!(ask(&tree, &Allowed { boot_vga: true, peers: Vec::new() }).is_ok());
+        assert!(ask(&tree, &Allowed { boot_vga: true, ..Allowed::default() }).is_ok());
     }
 
     #[test]
@@ -288,5 +304,59 @@ mod tests {
         tree.link("/proc/900/fd/5", "/dev/vfio/7");
         tree.file("/proc/900/comm", "qemu\n");
         assert_eq!(refused(&tree).code.id, "E1107");
+    }
+
+    #[test]
+    fn bindable_framebuffer_goes_only_when_allowed_and_nobody_draws_on_it() {
+        let tree = card();
+        tree.framebuffer(GPU, "vesafb", "vesa-framebuffer");
+        let refused = ask(&tree, &Allowed::default()).unwrap_err();
+        assert_eq!(refused.code.id, "E1205");
+        assert!(refused.fix.contains("--release-fb"), "{}", refused.fix);
+        let allowed = Allowed { release_fb: true, ..Allowed::default() };
+        let take = ask(&tree, &allowed).unwrap().take;
+        let released: Vec<_> =
+            take.iter().map(|taking| taking.framebuffer.as_ref().map(|fb| &fb.name[..])).collect();
+        assert_eq!(released, [Some("vesafb"), None]);
+        tree.directory("/sys/devices/platform/vesa-framebuffer.0/graphics/fb0");
+        tree.file("/proc/812/comm", "Xorg\n");
+        tree.link("/proc/812/fd/9", "/dev/fb0");
+        let held = ask(&tree, &allowed).unwrap_err();
+        assert_eq!((held.code.id, &held.details[0][..]), ("E1106", "Xorg (pid 812): /dev/fb0"));
+    }
+
+    #[test]
+    fn bindable_framebuffer_of_no_driver_is_refused_even_when_allowed() {
+        let tree = card();
+        tree.framebuffer(GPU, "BOOTFB", "simple-framebuffer");
+        tree.remove("/sys/bus/platform/drivers/simple-framebuffer/simple-framebuffer.0");
+        let allowed = Allowed { release_fb: true, ..Allowed::default() };
+        let refused = ask(&tree, &allowed).unwrap_err();
+        assert_eq!(refused.code.id, "E1205");
+        assert!(refused.fix.contains("initcall_blacklist=sysfb_init"), "{}", refused.fix);
+        assert!(!refused.fix.contains("--release-fb"), "{}", refused.fix);
+    }
+
+    #[test]
+    fn bindable_function_on_vfio_with_a_framebuffer_is_still_to_do() {
+        let tree = Tree::two_cards();
+        tree.framebuffer("0000:3b:00.0", "efifb", "efi-framebuffer");
+        let find = |bdf: &str| pci::find(&tree.sysroot(), bdf.parse().unwrap()).unwrap().unwrap();
+        let allowed = Allowed { release_fb: true, ..Allowed::default() };
+        let take = bindable(&tree.sysroot(), &[find("0000:3b:00.0")], &allowed).unwrap().take;
+        assert!(take.len() == 1 && take[0].framebuffer.is_some(), "{take:?}");
+        let other = bindable(&tree.sysroot(), &[find("0000:d8:00.0")], &allowed).unwrap();
+        assert!(other.take.is_empty());
+        let refused = assignable::assignable(&tree.sysroot(), &[find("0000:3b:00.0")]).unwrap_err();
+        assert_eq!(refused.code.id, "E1205");
+    }
+
+    #[test]
+    fn bindable_boot_display_with_a_framebuffer_names_both_flags_at_once() {
+        let tree = card();
+        tree.framebuffer(GPU, "efifb", "efi-framebuffer");
+        tree.file(&format!("/sys/bus/pci/devices/{GPU}/boot_vga"), "1\n");
+        let failure = ask(&tree, &Allowed::default()).unwrap_err();
+        assert!(failure.fix.contains("--allow-boot-vga --release-fb"), "{}", failure.fix);
     }
 }

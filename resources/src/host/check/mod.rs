@@ -3,6 +3,7 @@
 
 pub(super) mod assignable;
 mod bindable;
+pub(super) mod framebuffer;
 pub(super) mod machine;
 mod memory;
 mod nodes;

@@ -2,11 +2,14 @@
 
 use super::{
     super::{
-        capabilities, check::assignable, cpu, inventory, pci::HostFunction, sysroot::SysError,
+        capabilities,
+        check::{self, assignable},
+        cpu, framebuffer, inventory,
+        pci::HostFunction,
     },
     Answer, Host, Outcome,
 };
-use crate::{codes, size::Size};
+use crate::size::Size;
 
 /// 23: every memory BAR has an address.
 pub(super) fn addressed(_: &Host<'_>, function: &HostFunction) -> Answer {
@@ -40,50 +43,19 @@ pub(super) fn need(host: &Host<'_>) -> Answer {
     ))])
 }
 
-/// What the kernel calls a firmware framebuffer in /proc/iomem.
-const FRAMEBUFFERS: [&str; 6] =
-    ["BOOTFB", "efifb", "vesafb", "simplefb", "simple-framebuffer", "simpledrm"];
-
 /// 25: no console draws into a BAR.
 pub(super) fn framebuffer(host: &Host<'_>, function: &HostFunction) -> Answer {
-    let Some(map) = host.text("/proc/iomem")? else {
+    if !host.sysroot.exists("/proc/iomem") {
         return Ok(vec![Outcome::skip("there is no /proc/iomem", "")]);
-    };
-    // Without root every address reads as 0, but the names and their nesting are there.
-    let mut inside = None;
-    for line in map.lines() {
-        let depth = line.len() - line.trim_start().len();
-        let Some((range, name)) = line.trim_start().split_once(" : ") else { continue };
-        if inside.is_some_and(|outer| depth <= outer) {
-            inside = None;
-        }
-        if name == function.bdf.to_string() {
-            inside = Some(depth);
-        } else if inside.is_some() && FRAMEBUFFERS.iter().any(|known| name.contains(known)) {
-            let fact = format!("the host's framebuffer {name} lies in its BAR ({range})");
-            let fix = match console(host)? {
-                Some(console) => format!(
-                    "let go of it: echo 0 > /sys/class/vtconsole/{console}/bind, or boot with initcall_blacklist=sysfb_init"
-                ),
-                None => "boot with initcall_blacklist=sysfb_init".to_owned(),
-            };
-            return Ok(vec![Outcome::warn(fact, fix).code(&codes::E1203)]);
-        }
     }
-    Ok(vec![Outcome::pass("no framebuffer of the host lies in its BARs")])
-}
-
-/// The text console that draws into a framebuffer: `vtcon1`, whose name is "(M) frame buffer device".
-fn console(host: &Host<'_>) -> Result<Option<String>, SysError> {
-    const CONSOLES: &str = "/sys/class/vtconsole";
-    for console in host.sysroot.list_if_present(CONSOLES)? {
-        let name = host.text(&format!("{CONSOLES}/{console}/name"))?.unwrap_or_default();
-        let bound = host.text(&format!("{CONSOLES}/{console}/bind"))?;
-        if name.contains("frame buffer") && bound.as_deref() == Some("1") {
-            return Ok(Some(console));
-        }
+    let found = check::framebuffer::none(host.sysroot, function);
+    let mut outcome = Outcome::of(found, "no framebuffer of the host lies in its BARs");
+    for console in
+        framebuffer::on(host.sysroot, function.bdf)?.iter().flat_map(|found| &found.consoles)
+    {
+        outcome = outcome.detail(format!("the text console {console} draws on it"));
     }
-    Ok(None)
+    Ok(vec![outcome])
 }
 
 /// 26: sizes that can be chosen on the host, before the guest starts.

@@ -230,7 +230,7 @@ static CHECKS: &[Check] = &[
     device(21, "group node", "/dev/vfio", vfio::node),
     device(20, "isolation (ACS)", "config of the ports above", group::acs),
     host(24, "address space", "resource, /proc/cpuinfo", bars::need),
-    device(25, "framebuffer", "/proc/iomem", bars::framebuffer),
+    device(25, "framebuffer", "/proc/iomem, /proc/fb, vtconsole", bars::framebuffer),
     device(26, "resizable BARs", "config", bars::resizable),
     device(27, "reset", "reset_method", life::reset),
     device(28, "known trouble", "vendor, device", life::known_trouble),

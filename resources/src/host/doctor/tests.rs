@@ -399,25 +399,16 @@ fn r58_resizable_bars_show_both_sizes() {
 }
 
 #[test]
-fn framebuffer_in_a_bar_is_found_by_its_nesting() {
+fn framebuffer_in_a_bar_fails_as_a_run_would_and_names_the_flag() {
     let tree = Tree::two_cards();
-    let map = |owner: &str| {
-        format!(
-            "e0000000-efffffff : PCI Bus 0000:3b\n  e0000000-e7ffffff : {owner}\n    e0000000-e02fffff : BOOTFB\n  e8000000-e8ffffff : other\n"
-        )
-    };
-    tree.file("/proc/iomem", map("0000:3b:00.0"));
-    assert_eq!(worst(&tree, &["3b:00.0"], 25).level, Level::Warn);
-    for (console, name, bound) in
-        [(0, "(S) dummy device", "0"), (2, "(M) frame buffer device", "1")]
-    {
-        tree.file(&format!("/sys/class/vtconsole/vtcon{console}/name"), name);
-        tree.file(&format!("/sys/class/vtconsole/vtcon{console}/bind"), bound);
-    }
-    let found = worst(&tree, &["3b:00.0"], 25);
-    assert!(found.fix.contains("/vtcon2/bind") && found.fact.contains("BOOTFB"), "{found:?}");
-    tree.file("/proc/iomem", map("0000:d8:00.0"));
+    tree.file("/proc/iomem", "00000000-00000fff : Reserved\n");
     assert_eq!(worst(&tree, &["3b:00.0"], 25).level, Level::Pass);
+    tree.framebuffer("0000:3b:00.0", "efifb", "efi-framebuffer");
+    let found = worst(&tree, &["3b:00.0"], 25);
+    assert_eq!((found.level, found.code.unwrap().id), (Level::Fail, "E1205"));
+    assert!(found.fact.contains("efifb") && found.fix.contains("--release-fb"), "{found:?}");
+    assert!(found.details[0].contains("vtcon1"), "{found:?}");
+    assert_eq!(worst(&tree, &["d8:00.0"], 25).level, Level::Pass);
 }
 
 #[test]

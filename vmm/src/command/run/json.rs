@@ -172,6 +172,7 @@ struct Member {
 struct Taking {
     bdf: String,
     driver: Option<String>,
+    framebuffer: Option<String>,
     asked_for: bool,
 }
 
@@ -186,6 +187,7 @@ pub(crate) fn answer(
     let taking = |taking: &strait_resources::host::check::Taking| Taking {
         bdf: taking.function.bdf.to_string(),
         driver: taking.function.driver.clone(),
+        framebuffer: taking.framebuffer.as_ref().map(|found| found.name.clone()),
         asked_for: !taking.along,
     };
     let holes = plan.holes.iter().map(|hole| {

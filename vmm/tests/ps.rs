@@ -1,0 +1,42 @@
+//! `strait ps` on hosts laid out in a directory. The page in `golden` was read by eye.
+
+mod golden;
+mod look;
+
+use golden::{assert_golden, assert_schema};
+use look::look;
+use serde_json::Value;
+use strait_resources::host::fixture::Tree;
+
+/// A strait that took a card, and the framebuffer on it, and was killed; another that runs.
+fn host() -> Tree {
+    let tree = Tree::new();
+    tree.file("/proc/sys/kernel/random/boot_id", "boot-1\n");
+    tree.file("/proc/200/stat", format!("200 (strait) S {}9 0\n", "0 ".repeat(18)));
+    let journal = |pid: u32, bdf: &str, before: &str, screen: &str| {
+        format!(
+            r#"{{"process": {{"pid": {pid}, "start": 9}}, "boot": "boot-1", "command": ["strait", "run"], "kind": "run",
+            "settled": false, "functions": [{{"bdf": "{bdf}", "group": 31, "along": false, "before": {before},
+            "screen": {screen}, "stuck": null}}]}}"#
+        )
+    };
+    let before = r#"{"driver": "nouveau", "driver_override": null, "power_control": "auto", "d3cold_allowed": "1"}"#;
+    let screen = r#"{"name": "efifb", "driver": "efi-framebuffer", "device": "efi-framebuffer.0", "consoles": []}"#;
+    tree.file("/run/strait/journal/run-100-9.json", journal(100, "0000:3b:00.0", before, screen));
+    tree.file("/run/strait/journal/run-200-9.json", journal(200, "0000:d8:00.0", "null", "null"));
+    tree
+}
+
+#[test]
+fn r31_owners_are_shown_with_what_goes_back_where() {
+    let text = String::from_utf8(look(&host(), &["ps"]).stdout).unwrap();
+    assert_golden("ps.txt", &text);
+}
+
+#[test]
+fn r90_json_fields_are_those_of_the_document() {
+    let output = look(&host(), &["ps", "--json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_schema("strait ps --json", &answer);
+    assert_eq!(answer["owners"][0]["devices"][0]["framebuffer"], "efifb");
+}
