@@ -452,6 +452,7 @@ fn vcpus(
     supported: &CpuId,
 ) -> Result<Vec<Vcpu>, Failure> {
     let msr_indices = host.msr_indices()?;
+    let tsc_invariant = cpu::tsc_is_vouched_for(&Sysroot::host())?;
     let cpu = &config.cpu;
     host.check_vcpus(usize::from(cpu.count.get()))?;
     let hidden = cpu.hide != Hide::No;
@@ -468,6 +469,7 @@ fn vcpus(
                     hide: cpu.hide,
                     hv_vendor: cpu.hv_vendor,
                     tsc_khz,
+                    tsc_invariant,
                     apic_khz: KVM_APIC_KHZ,
                     tsc_deadline: host.has_tsc_deadline(),
                     pmu: true,

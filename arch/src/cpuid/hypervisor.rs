@@ -2,7 +2,9 @@
 //!
 //! A guest that does not see KVM has no kvm-clock. Its next best is the TSC itself, which costs nothing to read, if it
 //! knows the frequency and that it never changes; else it measures against the PIT and may end on the HPET or the PM
-//! timer, an exit for every look at the clock. The invariant bit passes through from KVM, the frequency comes from here.
+//! timer, an exit for every look at the clock. Linux checks a TSC that may change against the PM timer twice a second and
+//! drops it for good when one of those reads was held up, which in a guest is a matter of luck. The invariant bit passes
+//! through from KVM, or comes from here where the host vouches for its TSC; the frequency comes from here.
 
 use super::{CpuidSpec, Hide, Leaves, Vendor, set_bit};
 
@@ -30,7 +32,12 @@ pub(super) fn apply(leaves: &mut Leaves, spec: &CpuidSpec) {
             kvm(leaves, spec, base, features);
         }
         (Hide::No, None) => {}
-        (Hide::Kvm | Hide::All, _) => frequency(leaves, spec),
+        (Hide::Kvm | Hide::All, _) => {
+            frequency(leaves, spec);
+            if spec.tsc_invariant {
+                invariant(leaves);
+            }
+        }
     }
 }
 
@@ -94,6 +101,20 @@ fn frequency(leaves: &mut Leaves, spec: &CpuidSpec) {
     }
 }
 
+/// 0x80000007, EDX[8]: the TSC runs at one rate in all states of the CPU.
+fn invariant(leaves: &mut Leaves) {
+    const POWER: u32 = 0x8000_0007;
+    const INVARIANT_TSC: u32 = 1 << 8;
+    // A CPU whose extended leaves end before this one cannot say it.
+    if leaves.get(0x8000_0000, 0).is_none_or(|leaf| leaf.eax < POWER) {
+        return;
+    }
+    match leaves.get(POWER, 0) {
+        Some(leaf) => leaf.edx |= INVARIANT_TSC,
+        None => leaves.put(POWER, [0, 0, 0, INVARIANT_TSC]),
+    }
+}
+
 /// TSC = crystal * numerator / denominator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ratio {
@@ -137,7 +158,7 @@ mod tests {
     use super::{
         super::{
             KVM_APIC_KHZ, guest_cpuid,
-            tests::{amd, find, intel, spec},
+            tests::{amd, find, intel, leaf, spec},
         },
         *,
     };
@@ -190,6 +211,30 @@ mod tests {
         let list = guest_cpuid(&amd(), &CpuidSpec { hide: Hide::All, ..spec() });
         assert_eq!(find(&list, 0x15, 0), None);
         assert_eq!(find(&list, 0, 0).unwrap()[0], 0x10);
+    }
+
+    #[test]
+    fn hidden_guest_relies_on_a_tsc_that_the_host_vouches_for() {
+        let host = |highest: u32| {
+            let mut host = amd();
+            host.retain(|leaf| leaf.function != 0x8000_0007);
+            host.push(leaf(0x8000_0000, [highest, 0, 0, 0]));
+            host
+        };
+        let told = |highest: u32, spec: CpuidSpec| {
+            find(&guest_cpuid(&host(highest), &spec), 0x8000_0007, 0).map(|leaf| leaf[3])
+        };
+        let vouched = CpuidSpec { tsc_invariant: true, ..spec() };
+        for hide in [Hide::Kvm, Hide::All] {
+            assert_eq!(told(0x8000_0008, CpuidSpec { hide, ..vouched }), Some(1 << 8));
+            assert_eq!(told(0x8000_0008, CpuidSpec { hide, ..spec() }), None);
+            assert_eq!(
+                told(0x8000_0006, CpuidSpec { hide, ..vouched }),
+                None,
+                "beyond the last leaf"
+            );
+        }
+        assert_eq!(told(0x8000_0008, vouched), None, "a guest with kvm-clock needs no such word");
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct CpuidSpec {
     pub hv_vendor: Option<[u8; 12]>,
     /// Frequency of the guest's TSC, if known.
     pub tsc_khz: Option<u32>,
+    /// The host's TSC never changes and never stops, whatever its CPU says of itself: a hidden guest may rely on it.
+    pub tsc_invariant: bool,
     /// Frequency of the local APIC's timer before its divider: KVM's is 1 GHz unless told otherwise.
     pub apic_khz: u32,
     /// Does KVM's local APIC have the TSC-deadline mode (KVM_CAP_TSC_DEADLINE_TIMER)? It is not in KVM's list on
@@ -176,6 +178,7 @@ mod tests {
             hide: Hide::No,
             hv_vendor: None,
             tsc_khz: Some(2_999_998),
+            tsc_invariant: false,
             apic_khz: KVM_APIC_KHZ,
             tsc_deadline: true,
             pmu: true,

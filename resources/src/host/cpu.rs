@@ -112,6 +112,15 @@ pub fn physical_bits(sysroot: &Sysroot) -> u8 {
     said.unwrap_or(36).clamp(36, 57)
 }
 
+/// Was the kernel told that the TSC never changes and never stops, though the CPU does not say so, and is it the host's
+/// clock? `tsc=reliable` is what an administrator says of an old or an emulated CPU.
+pub fn tsc_is_vouched_for(sysroot: &Sysroot) -> Result<bool, SysError> {
+    let told = sysroot.read_if_present("/proc/cmdline")?.unwrap_or_default();
+    let source = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+    let source = sysroot.read_if_present(source)?.unwrap_or_default();
+    Ok(told.split_whitespace().any(|word| word == "tsc=reliable") && source.trim() == "tsc")
+}
+
 /// "46 bits physical, 48 bits virtual".
 fn parse_physical_bits(text: &str) -> Option<u8> {
     let (bits, _) = text.split_once(" bits physical")?;
@@ -189,6 +198,23 @@ mod tests {
             "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\n",
         );
         assert_eq!(cpu(&tree.sysroot()).unwrap(), None);
+    }
+
+    #[test]
+    fn tsc_is_vouched_for_where_the_kernel_was_told_and_uses_it() {
+        for (told, source, expected) in [
+            ("quiet tsc=reliable", "tsc\n", true),
+            ("quiet", "tsc\n", false),
+            ("tsc=nowatchdog", "tsc\n", false),
+            ("tsc=reliable", "hpet\n", false),
+        ] {
+            let tree = Tree::new();
+            tree.file("/proc/cmdline", told);
+            let at = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+            tree.file(at, source);
+            assert_eq!(tsc_is_vouched_for(&tree.sysroot()).unwrap(), expected, "{told} {source}");
+        }
+        assert!(!tsc_is_vouched_for(&Tree::new().sysroot()).unwrap());
     }
 
     #[test]

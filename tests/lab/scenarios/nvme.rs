@@ -29,6 +29,18 @@ const EXITS_ALLOWED: u64 = 20;
 /// How often a guest may make strait's own code run from start to power-off: 2245 when this was set.
 const BOOT_EXITS_ALLOWED: u64 = 2600;
 
+/// The same while KVM is hidden: TCG is too slow for Linux to refine its TSC's frequency against the PM timer, so it
+/// tries again every second with five reads, however long a busy machine takes. A guest whose clock is that timer makes
+/// thousands.
+const HIDDEN_EXITS_ALLOWED: u64 = 500;
+
+fn at_most(allowed: u64, outcome: &Outcome) -> Result<(), String> {
+    let counted = outcome.text("exits");
+    let exits: u64 = counted.trim().parse().map_err(|_| format!("exits: {counted}"))?;
+    let message = || format!("{exits} exits to user space, {allowed} allowed");
+    if exits < allowed { Ok(()) } else { Err(message()) }
+}
+
 /// The scenarios.
 pub(crate) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -53,12 +65,20 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         Scenario::new("nvme-exits", HostKind::Main, "2000 reads leave KVM fewer than 20 times")
             .vm(Vm::new("a", "nvme-reads,0,2000").device("nvme0").modules(&["nvme"]))
             .script(EXITS_SCRIPT)
-            .strait_check(|outcome| {
-                let counted = outcome.text("exits");
-                let exits: u64 = counted.trim().parse().map_err(|_| format!("exits: {counted}"))?;
-                let message = || format!("{exits} exits to user space, {EXITS_ALLOWED} allowed");
-                if exits < EXITS_ALLOWED { Ok(()) } else { Err(message()) }
-            }),
+            .strait_check(|outcome| at_most(EXITS_ALLOWED, outcome)),
+        Scenario::new(
+            "nvme-exits-hidden",
+            HostKind::Main,
+            "reads cost no exits with KVM hidden either: its clock is the TSC",
+        )
+        .vm(Vm::new("a", "nvme-reads,0,2000")
+            .device("nvme0")
+            .modules(&["nvme"])
+            .cmdline("tsc_early_khz=$TSC_KHZ")
+            .flags("--cpu hide=kvm")
+            .qemu_cpu(",kvm=off"))
+        .script(EXITS_SCRIPT)
+        .strait_check(|outcome| at_most(HIDDEN_EXITS_ALLOWED, outcome)),
         Scenario::new(
             "boot-exits",
             HostKind::Main,

@@ -133,6 +133,9 @@ pub(super) fn tsc(host: &Host<'_>) -> Answer {
     Ok(vec![match source.as_deref() {
         None => Outcome::skip("the kernel does not show its clock source", ""),
         Some("tsc") if cpu.has("nonstop_tsc") => Outcome::pass("the TSC is stable and never stops"),
+        Some("tsc") if cpu::tsc_is_vouched_for(host.sysroot)? => {
+            Outcome::pass("the TSC is the clock, and tsc=reliable vouches for it")
+        }
         // A guest's clock source is the outer hypervisor's.
         Some(other) if cpu.is_guest() => Outcome::info(format!("the clock source is {other}")),
         Some("tsc") => Outcome::info("the TSC is the clock, but stops in deep sleep states"),
