@@ -41,7 +41,7 @@ use strait_resources::{
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::{
-    binding::{self, Binder, Owned},
+    binding::{self, Binder, Guard, Owned},
     config::{Hide, Idle, Kernel, P2p, Pages, Pin, RunConfig, Serial},
     control::{Control, install_kick_handler},
     events::{EventLoop, open_serial},
@@ -114,14 +114,14 @@ pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failur
     report::warnings(&selection.warnings);
     check::kvm(&sysroot)?;
     check_memory(&sysroot, config)?;
-    // Dropped after the machine, however that ends: the devices go back to their drivers.
-    let _guard = match owned {
+    // A part of the machine, the last: the devices go back to their drivers however it ends.
+    let guard = match owned {
         Owned::Taken(guard) => Some(guard),
         Owned::Planned(_) | Owned::Before => binding::registered(&binder, &selection),
     };
     let behind = pins_behind(&sysroot, config)?;
     phases::done("checks of host and device");
-    let end = build(config, file, &selection, behind).and_then(Machine::run);
+    let end = build(config, file, &selection, behind, guard).and_then(Machine::run);
     phases::over();
     end
 }
@@ -216,6 +216,7 @@ fn build(
     file: Option<String>,
     selection: &Selection,
     behind: bool,
+    guard: Option<Guard>,
 ) -> Result<Machine, Failure> {
     let host = Host::open()?;
     let vm = Vm::new(&host)?;
@@ -354,6 +355,7 @@ fn build(
         ram_slots,
         vm,
         ram,
+        guard,
     })
 }
 

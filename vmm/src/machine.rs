@@ -1,6 +1,10 @@
 //! A machine that is built: its start, its reboots, its end.
 
-use std::{io, sync::Arc, thread::JoinHandle};
+use std::{
+    io,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
 
 use kvm_bindings::kvm_sregs;
 use strait_arch::{
@@ -18,6 +22,7 @@ use strait_devices::{
 use strait_resources::{codes, failure::Failure};
 
 use crate::{
+    binding::Guard,
     builder::internal,
     config::Kernel,
     console::RawTerminal,
@@ -52,6 +57,8 @@ pub(crate) struct Machine {
     /// Standard input is the guest's console.
     pub(crate) raw_terminal: bool,
     pub(crate) ram: Arc<GuestRam>,
+    /// Gives the devices back to the host's drivers.
+    pub(crate) guard: Option<Guard>,
 }
 
 /// What is put into RAM at each start.
@@ -111,25 +118,35 @@ impl Machine {
         let threads = self.start(boot)?;
         phases::done("kernel loaded, vCPUs started");
         let end = self.serve(&threads);
+        self.guard.iter().for_each(Guard::prepare);
         self.control.stop(threads);
         drop(terminal);
         self.take_apart();
         end
     }
 
-    /// The way back: what signals and maps goes before what it signals and maps into.
+    /// The way back: what signals and maps goes before what it signals and maps into. Somebody may wait for the devices:
+    /// they go back to their drivers while KVM's part of the machine and RAM, which they know nothing of any more, are
+    /// given up beside that. KVM's device for VFIO, which goes with the domain, keeps the rest of KVM alive until then.
     fn take_apart(self) {
-        let Self { pinning, events, root, bus, resets, devices, dma, ram_slots, vm, ram, .. } =
-            self;
+        let Self { pinning, events, root, bus, resets, devices, dma, .. } = self;
+        let Self { ram_slots, vm, ram, guard, .. } = self;
         drop(pinning);
         drop(events);
         root.clear();
         drop((root, bus));
         drop((resets, devices));
         drop(dma);
-        drop(ram_slots);
-        drop(vm);
-        drop(ram);
+        let rest = (ram_slots, vm, ram);
+        thread::scope(|scope| {
+            // Without a thread it is dropped at once, as is every tuple: in this order.
+            let begun =
+                thread::Builder::new().name("end".to_owned()).spawn_scoped(scope, || drop(rest));
+            drop(guard);
+            if let Err(error) = begun {
+                log::debug!("no thread for the machine's end: {error}");
+            }
+        });
     }
 
     fn start(&mut self, boot: BootState) -> Result<Vec<JoinHandle<()>>, Failure> {

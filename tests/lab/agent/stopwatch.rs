@@ -1,5 +1,6 @@
 //! `agent stopwatch`: starts a program in L1, stamps every line of its output with L1's clock, and takes the host's own
-//! evidence of what it did: the first entry into a guest, each range mapped for DMA, exits to user space, memory.
+//! evidence of what it did: the first entry into a guest, each range mapped for DMA, exits to user space, the guest's
+//! power-off, memory, the device back on its driver.
 //!
 //! What it saw goes to a file, a fact a line: `KIND SECONDS [REST]`, by the monotonic clock.
 
@@ -67,6 +68,8 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     let trace = if options.trace { Some(Trace::arm()?) } else { None };
     let counter = if options.exits { Some(Counter::arm(&facts)?) } else { None };
 
+    let back = options.driver.is_some().then(Back::arm).transpose()?;
+
     let begin = raw::monotonic();
     let mut child = Command::new(program)
         .args(arguments)
@@ -77,7 +80,8 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         .with_context(|| format!("cannot start {program}"))?;
     facts.add("begin", begin, "")?;
     fs::write(file("pid"), child.id().to_string())?;
-    let watched = watch(&mut child, &file("serial"), &options, &facts);
+    let mut watcher = None;
+    let watched = watch(&mut child, &file("serial"), &options, &facts, &mut watcher);
     if watched.is_err() {
         // It may have ended by itself meanwhile.
         drop(child.kill());
@@ -87,15 +91,20 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     let [user, system] = raw::children_seconds()?;
     facts.add("cpu", user + system, &format!("{user:.3} user {system:.3} system"))?;
     watched?;
-    if let Some((bdf, driver)) = &options.driver {
+    if let Some((_, driver)) = &options.driver {
         if let Some(script) = &options.after {
             let done = Command::new("sh").args(["-c", script]).status()?;
             if !done.success() {
                 bail!("{script}: {done}");
             }
         }
-        wait_for_driver(bdf, driver)?;
-        facts.add("driver", raw::monotonic(), driver)?;
+        let seen =
+            watcher.map(|watcher| watcher.join()).context("the guest never said its last word")?;
+        let at = seen.map_err(|_| anyhow::anyhow!("the watcher died"))??;
+        facts.add("driver", at, driver)?;
+    }
+    if let Some(back) = back {
+        back.report(&facts)?;
     }
     if let Some(counter) = counter {
         counter.stop(&file("exits"))?;
@@ -130,7 +139,14 @@ impl Options {
 }
 
 /// Reads the program's output to its end. A line's stamp is that of its last byte, taken before anything else is done.
-fn watch(child: &mut Child, serial: &Path, options: &Options, facts: &Facts) -> Result<()> {
+/// The guest's last word starts a thread that sees the driver come.
+fn watch(
+    child: &mut Child,
+    serial: &Path,
+    options: &Options,
+    facts: &Facts,
+    watcher: &mut Option<thread::JoinHandle<Result<f64>>>,
+) -> Result<()> {
     let mut output = BufReader::new(child.stdout.take().context("no pipe")?);
     let mut log = File::create(serial)?;
     let mut line = Vec::new();
@@ -143,6 +159,11 @@ fn watch(child: &mut Child, serial: &Path, options: &Options, facts: &Facts) -> 
             facts.add("line", at, &text)?;
         }
         let has = |word: &Option<String>| word.as_ref().is_some_and(|word| text.contains(word));
+        if let Some((bdf, driver)) =
+            options.driver.clone().filter(|_| text.contains("LAB steps=done"))
+        {
+            *watcher = Some(thread::spawn(move || wait_for_driver(&bdf, &driver)));
+        }
         if has(&options.memory_at) {
             facts.add("memory", at, &memory_kib(child.id())?)?;
         }
@@ -169,11 +190,12 @@ fn memory_kib(pid: u32) -> Result<String> {
     Ok(format!("{rss} {}", field("Pss:").context("no Pss")?))
 }
 
-fn wait_for_driver(bdf: &str, driver: &str) -> Result<()> {
+/// When the function had this driver.
+fn wait_for_driver(bdf: &str, driver: &str) -> Result<f64> {
     let link = format!("/sys/bus/pci/devices/{bdf}/driver");
     for _ in 0..30_000 {
         if fs::read_link(&link).is_ok_and(|to| to.ends_with(driver)) {
-            return Ok(());
+            return Ok(raw::monotonic());
         }
         sleep(Duration::from_millis(1));
     }
@@ -233,6 +255,34 @@ fn counts(event: &str) -> Result<Vec<(String, u64)>> {
         Some((reason.to_owned(), count.trim().parse().ok()?))
     });
     Ok(counted.collect())
+}
+
+/// A buffer of the kernel's tracer with what the guest does to I/O ports: the last write is the power-off. Linux reads on
+/// afterwards, waiting for its end.
+struct Back;
+
+const LAST: &str = "/sys/kernel/tracing/instances/lab-last";
+
+impl Back {
+    fn arm() -> Result<Self> {
+        if !Path::new(LAST).exists() {
+            fs::create_dir(LAST).context("no instances in tracefs")?;
+        }
+        fs::write(format!("{LAST}/trace_clock"), "mono")?;
+        fs::write(format!("{LAST}/trace"), "")?;
+        fs::write(format!("{LAST}/events/kvm/kvm_pio/enable"), "1")?;
+        fs::write(format!("{LAST}/tracing_on"), "1")?;
+        Ok(Self)
+    }
+
+    fn report(self, facts: &Facts) -> Result<()> {
+        fs::write(format!("{LAST}/tracing_on"), "0")?;
+        fs::write(format!("{LAST}/events/kvm/kvm_pio/enable"), "0")?;
+        let trace = read(&format!("{LAST}/trace"))?;
+        let last = trace.lines().filter_map(event).rfind(|(.., text)| text.contains("pio_write"));
+        let (_, at, _) = last.context("no write to a port")?;
+        facts.add("power-off", at, "")
+    }
 }
 
 /// Two buffers of the kernel's tracer: one stops itself at the first guest entry, the other has the DMA mappings.

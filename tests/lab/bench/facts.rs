@@ -38,7 +38,7 @@ pub(crate) fn figures(times: &str, exits: &str, memory_mib: u64) -> Figures {
         ("entry", since(first("entry"))),
         ("mapped", since(mapped(&facts, memory_mib))),
         ("memory", resident.map(|kib| kib / 1024.0 - memory_mib as f64)),
-        ("give-back", first("driver").zip(line("LAB steps=done")).map(|(end, begin)| end - begin)),
+        ("give-back", first("driver").zip(first("power-off")).map(|(end, begin)| end - begin)),
         ("exits", count(exits, "user")),
         ("exits-all", count(exits, "all")),
         ("exits-per-read", steady(&facts)),
@@ -111,7 +111,7 @@ mod tests {
         exits 20.5 900\n\
         memory 13.9 526336 520000\n\
         line 21.0 LAB mark=reads-end\n\
-        line 21.5 LAB steps=done\n\
+        line 21.4 LAB steps=done\npower-off 21.5 \n\
         end 22.0 \n\
         driver 22.4 nvme\n\
         entry 10.25 \n\

@@ -207,7 +207,7 @@ pub(crate) const ROWS: &[Row] = &[
         goal: Some(Goal::OfQemu(0.5)),
         ..row(
             "give-back",
-            "last word of the guest to the device back on its driver",
+            "power-off of the guest to the device back on its driver",
             "s",
             Figure("give-back", "give-back"),
         )

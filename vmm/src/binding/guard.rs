@@ -34,6 +34,13 @@ impl Guard {
             .map_err(|trouble| note_stuck(&self.binder, entry, trouble))
     }
 
+    /// The drop comes soon: what it needs is started meanwhile.
+    pub(crate) fn prepare(&self) {
+        if self.touched > 0 {
+            self.binder.writer.ready();
+        }
+    }
+
     /// The functions stay where they are: what `strait bind` is for.
     pub(crate) fn keep(mut self) -> Result<(), Failure> {
         let Some(mut journal) = self.journal.take() else { return Ok(()) };

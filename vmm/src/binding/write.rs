@@ -60,6 +60,8 @@ pub(super) trait Writer {
     fn load(&self, module: &str) -> io::Result<()>;
     /// Waits.
     fn pause(&self, time: Duration);
+    /// Something will be written soon.
+    fn ready(&self) {}
     /// Nothing is written for a while.
     fn rest(&self) {}
 }
@@ -101,6 +103,17 @@ impl Writer for ChildWriter {
             Some(answer) => {
                 *kept = Some(worker);
                 answer.map_err(refused)
+            }
+        }
+    }
+
+    fn ready(&self) {
+        let mut kept = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.is_none() {
+            match Worker::start(&self.command) {
+                Ok(worker) => *kept = Some(worker),
+                // The write will try again, and tell.
+                Err(error) => log::debug!("starting the child that writes: {error}"),
             }
         }
     }
@@ -288,6 +301,14 @@ mod tests {
         Command::new("kill").arg(first.unwrap().to_string()).status().unwrap();
         writer.rest();
         assert_eq!(child(), None);
+        writer.ready();
+        let early = child();
+        writer.ready();
+        writer.write("/x", "y", FAST).unwrap();
+        assert!(early.is_some());
+        assert_eq!(child(), early);
+        Command::new("kill").arg(early.unwrap().to_string()).status().unwrap();
+        writer.rest();
     }
 
     #[test]
