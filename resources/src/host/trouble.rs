@@ -1,5 +1,5 @@
 //! What is on record about hardware that does not come back from a reset. Data: the checks of `doctor` and of a run ask
-//! the same table.
+//! the same table. Each row has been read at its source; one without such a source stays out.
 
 use super::{check::Warning, pci::HostFunction};
 use crate::{codes, failure::Failure};
@@ -21,6 +21,9 @@ pub struct Trouble {
 const VENDOR_RESET: &str =
     "load the vendor-reset module and write device_specific to its reset_method";
 
+/// Which cards the module is for, and their IDs: its README.md and src/device-db.h.
+const VENDOR_RESET_README: &str = "https://github.com/gnif/vendor-reset#supported-devices";
+
 const TROUBLES: &[Trouble] = &[
     Trouble {
         vendor: 0x1002,
@@ -38,17 +41,31 @@ const TROUBLES: &[Trouble] = &[
     },
     Trouble {
         vendor: 0x1002,
-        devices: (0x7310, 0x735f),
+        devices: (0x7310, 0x7362),
         what: "AMD Navi 1x often does not come back from a reset: it works for one guest a boot",
         fix: VENDOR_RESET,
-        source: "https://github.com/gnif/vendor-reset/issues/3",
+        source: VENDOR_RESET_README,
     },
     Trouble {
         vendor: 0x1002,
-        devices: (0x67c0, 0x67df),
-        what: "AMD Polaris may not come back from a reset",
+        devices: (0x67c0, 0x67ff),
+        what: "AMD Polaris 10 and 11 may not come back from a reset",
         fix: VENDOR_RESET,
-        source: "https://github.com/gnif/vendor-reset/issues/3",
+        source: VENDOR_RESET_README,
+    },
+    Trouble {
+        vendor: 0x1002,
+        devices: (0x6980, 0x699f),
+        what: "AMD Polaris 12 may not come back from a reset",
+        fix: VENDOR_RESET,
+        source: VENDOR_RESET_README,
+    },
+    Trouble {
+        vendor: 0x1002,
+        devices: (0x738c, 0x738c),
+        what: "an AMD MI100 may not come back from a reset",
+        fix: VENDOR_RESET,
+        source: VENDOR_RESET_README,
     },
     Trouble {
         vendor: 0x1002,
@@ -57,6 +74,7 @@ const TROUBLES: &[Trouble] = &[
         fix: "let the host sleep for a second between two guests: rtcwake -m mem -s 2",
         source: "https://github.com/urbanyl/GPU-Passthrough-for-KVM-QEMU-on-Linux/issues/4",
     },
+    // The report has 740f for it, which pci.ids gives to the MI210; the MI300X is 74a1 there.
     Trouble {
         vendor: 0x1002,
         devices: (0x74a1, 0x74a1),
@@ -71,12 +89,20 @@ const TROUBLES: &[Trouble] = &[
         fix: "pass one of its virtual functions instead",
         source: "https://github.com/amd/MxGPU-Virtualization/issues/25",
     },
+    // An RTX 5070 Ti here; the reporter's later guest, which shut down in order, gave it back.
     Trouble {
         vendor: 0x10de,
-        devices: (0x2b80, 0x2f7f),
-        what: "NVIDIA Blackwell cards have hung after a guest's end, up to the whole host",
-        fix: "take the newest driver in the guest and the newest VBIOS, and look at check 43 afterwards",
+        devices: (0x2c00, 0x2c7f),
+        what: "NVIDIA's GB203 (RTX 5070 Ti, 5080) has hung after a guest's end, up to the whole host",
+        fix: "keep the host's NVIDIA driver off it (strait bind --persist), and end guests by a shutdown",
         source: "https://github.com/NVIDIA/open-gpu-kernel-modules/issues/853",
+    },
+    Trouble {
+        vendor: 0x10de,
+        devices: (0x2b80, 0x2bff),
+        what: "NVIDIA's GB202 (RTX 5090, RTX PRO 6000) has not come back from a reset after days of work",
+        fix: "keep the host's NVIDIA driver off it (strait bind --persist); only a reboot brings it back",
+        source: "https://www.guiahardware.es/rtx-5090-y-rtx-6000-pro-el-bug-de-reset-en-virtualizacion-que-congela-las-vms",
     },
 ];
 
