@@ -2,6 +2,10 @@
 //! IP addresses. What is known of the host is looked for by its value, the rest by its form. Addresses of PCI devices
 //! look a little like those of networks, and stay.
 
+mod forms;
+#[cfg(test)]
+mod planted;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;
@@ -48,10 +52,29 @@ impl Redactor {
         }
         let users = sysroot.read_if_present("/etc/passwd")?.unwrap_or_default();
         for line in users.lines() {
-            let mut fields = line.split(':');
-            let (name, uid) = (fields.next(), fields.nth(1).and_then(|uid| uid.parse().ok()));
-            if let (Some(name), Some(1000..=60_000)) = (name, uid) {
+            let fields: Vec<&str> = line.split(':').collect();
+            let [name, _, uid, _, comment, ..] = fields[..] else { continue };
+            if matches!(uid.parse(), Ok(1000..=60_000)) {
                 redactor.know(name, USER);
+                // The comment begins with the person's name.
+                let person = comment.split(',').next().unwrap_or_default();
+                if person.len() >= 4 {
+                    redactor.know(person, USER);
+                }
+            }
+        }
+        for (file, kind) in [("/etc/machine-id", UUID), ("/proc/sys/kernel/random/boot_id", UUID)] {
+            if let Some(id) = sysroot.read_if_present(file)? {
+                redactor.know(&id, kind);
+            }
+        }
+        for interface in sysroot.list_if_present("/sys/class/net")? {
+            let address =
+                sysroot.read_if_present(&format!("/sys/class/net/{interface}/address"))?;
+            let address = address.unwrap_or_default();
+            if address.bytes().any(|byte| !b"0:".contains(&byte)) {
+                redactor.know(&address, MAC);
+                redactor.know(&address.replace(':', ""), MAC);
             }
         }
         for (directory, file) in serial_files(sysroot)? {
@@ -166,7 +189,8 @@ impl Redactor {
         let mut out = pieces.next().unwrap_or_default().to_owned();
         for piece in pieces {
             out.push_str(HOME);
-            let end = piece.find(|c: char| !is_word(c) && !"-.".contains(c)).unwrap_or(piece.len());
+            let end =
+                piece.find(|c: char| !is_word(c) && !"-._".contains(c)).unwrap_or(piece.len());
             let (name, rest) = piece.split_at(end);
             match name {
                 "" => {}
@@ -177,58 +201,24 @@ impl Redactor {
         out
     }
 
-    /// Words of hexadecimal digits with `:`, `-` or `.` between them.
+    /// What is told by its form.
     fn by_form(&mut self, text: &str) -> String {
-        let part = |c: char| c.is_ascii_alphanumeric() || ":-._".contains(c);
         let mut out = String::new();
-        let mut rest = text;
-        while !rest.is_empty() {
-            let start = rest.find(part).unwrap_or(rest.len());
-            let (between, from) = rest.split_at(start);
-            out.push_str(between);
-            let end = from.find(|c| !part(c)).unwrap_or(from.len());
-            let (word, after) = from.split_at(end);
-            // A sentence may end behind it.
-            let bare = word.trim_matches(|c| ".-_".contains(c)).trim_end_matches(':');
-            match kind_by_form(bare) {
-                Some(kind) => {
-                    let replacement = self.replacement(kind, bare);
-                    out.push_str(&word.replacen(bare, &replacement, 1));
-                }
-                None => out.push_str(word),
-            }
-            rest = after;
+        let mut done = 0;
+        for (at, len, kind) in forms::finds(text) {
+            out.push_str(text.get(done..at).unwrap_or_default());
+            let value = text.get(at..at + len).unwrap_or_default();
+            out.push_str(&self.replacement(kind, value));
+            done = at + len;
         }
+        out.push_str(text.get(done..).unwrap_or_default());
         out
     }
 }
 
+/// Part of a longer word: `alicea` is not alice, `alice_vm` is hers.
 fn is_word(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_'
-}
-
-fn kind_by_form(word: &str) -> Option<&'static str> {
-    let hex = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let groups = |by: char| -> Vec<&str> { word.split(by).collect() };
-    for by in [':', '-'] {
-        let pairs = groups(by);
-        if pairs.len() == 6 && pairs.iter().all(|pair| pair.len() == 2 && hex(pair)) {
-            return Some(MAC);
-        }
-    }
-    let lengths: Vec<usize> = groups('-').iter().map(|group| group.len()).collect();
-    if lengths == [8, 4, 4, 4, 12] && groups('-').iter().all(|group| hex(group)) {
-        return Some(UUID);
-    }
-    let octets = groups('.');
-    if octets.len() == 4 && octets.iter().all(|octet| octet.parse::<u8>().is_ok()) {
-        return Some(IP);
-    }
-    // A PCI address has three groups at most, or a dot.
-    let six = groups(':');
-    let is_six = six.iter().all(|group| group.is_empty() || group.len() <= 4 && hex(group));
-    let is_long = six.len() >= 4 || word.contains("::") && six.iter().any(|group| hex(group));
-    (is_six && is_long && six.len() >= 3).then_some(IP)
+    c.is_ascii_alphanumeric()
 }
 
 /// Files with a serial number in them.
