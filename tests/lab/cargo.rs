@@ -4,15 +4,18 @@ use std::{path::Path, process::Stdio, time::Instant};
 
 use crate::{
     builds::cargo,
+    checkers,
     paths::Paths,
     progress::{Progress, result},
     report::{Report, Verdict},
 };
 
+const TESTS: &str = "cargo-test";
+
 const CHECKS: &[(&str, &[&str])] = &[
     ("cargo-fmt", &["fmt", "--all", "--check"]),
     ("cargo-clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-    ("cargo-test", &["test", "--workspace", "--no-fail-fast"]),
+    (TESTS, &["test", "--workspace", "--no-fail-fast"]),
 ];
 
 /// The names of these checks.
@@ -30,8 +33,21 @@ pub(crate) fn run(paths: &Paths, wanted: impl Fn(&str) -> bool, report: &mut Rep
 fn one(paths: &Paths, name: &str, arguments: &[&str], report: &mut Report) {
     let begin = Instant::now();
     let progress = Progress::start(format!("cargo {}", arguments.join(" ")));
-    let output = cargo(&paths.root).args(arguments).stdin(Stdio::null()).output();
+    let mut command = cargo(&paths.root);
+    command.args(arguments).stdin(Stdio::null());
+    let mut without = None;
+    if name == TESTS {
+        match checkers::path(paths) {
+            // With all of them at hand no test passes them over.
+            Ok(path) => drop(command.env("PATH", path).env("STRAIT_CHECKERS", "all")),
+            Err(error) => without = Some(error),
+        }
+    }
+    let output = command.output();
     drop(progress);
+    if let Some(error) = without {
+        result(format!("       completions and manual are checked with what is here: {error:#}"));
+    }
     let logs = paths.logs(name);
     let (success, text) = match output {
         Ok(output) => {

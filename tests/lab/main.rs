@@ -12,6 +12,7 @@ mod bench;
 mod builds;
 mod bzimage;
 mod cargo;
+mod checkers;
 mod demo;
 mod fetch;
 mod files;
