@@ -35,12 +35,17 @@ pub(super) fn need(host: &Host<'_>) -> Answer {
         high = high.saturating_add(totals.memory64);
     }
     let bits = cpu::physical_bits(host.sysroot);
-    let much = |bytes| if bytes == 0 { "nothing".to_owned() } else { Size(bytes).to_string() };
-    Ok(vec![Outcome::info(format!(
-        "BARs need {} below 4 GiB and {} anywhere within {bits} bits; run --dry-run shows where",
-        much(low),
-        much(high)
-    ))])
+    let places = [(low, "below 4 GiB".to_owned()), (high, format!("anywhere within {bits} bits"))];
+    let needed: Vec<String> = places
+        .iter()
+        .filter(|(bytes, _)| *bytes > 0)
+        .map(|(bytes, place)| format!("{} {place}", Size(*bytes)))
+        .collect();
+    if needed.is_empty() {
+        return Ok(vec![Outcome::info("they have no memory BARs")]);
+    }
+    let needed = needed.join(" and ");
+    Ok(vec![Outcome::info(format!("BARs need {needed}; run --dry-run shows where"))])
 }
 
 /// 25: no console draws into a BAR.

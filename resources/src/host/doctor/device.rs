@@ -66,10 +66,23 @@ pub(super) fn driver(host: &Host<'_>, function: &HostFunction) -> Answer {
 /// What a run mends by itself is no failure.
 pub(super) fn unless_taken(host: &Host<'_>, function: &HostFunction, found: Outcome) -> Outcome {
     let takes = || bindable(host.sysroot, std::slice::from_ref(function), &Allowed::default());
-    if found.level != Level::Fail || takes().is_err() {
+    if found.level != Level::Fail {
         return found;
     }
-    let fix = "none needed: strait run, as root, takes it and gives it back";
+    // Without an IOMMU, which another check fails for, nothing can be taken, and commands that do it lead nowhere.
+    if function.group.is_none() && iommu::state(host.sysroot).is_ok_and(|state| state != State::On)
+    {
+        let fix =
+            "none needed once there is an IOMMU: strait run, as root, takes it and gives it back";
+        return Outcome { details: Vec::new(), ..taken(fix, found) };
+    }
+    if takes().is_err() {
+        return found;
+    }
+    taken("none needed: strait run, as root, takes it and gives it back", found)
+}
+
+fn taken(fix: &str, found: Outcome) -> Outcome {
     Outcome { level: Level::Info, fix: fix.to_owned(), code: None, ..found }
 }
 

@@ -71,7 +71,12 @@ pub(super) fn mode(host: &Host<'_>) -> Answer {
         outcome.fix = "iommu=pt spares the host that cost; guests are the same".to_owned();
         return Ok(vec![outcome]);
     }
-    Ok(vec![Outcome::info(format!("groups by type: {list}"))])
+    Ok(vec![Outcome::info(match kinds.keys().all(|kind| kind == "identity") {
+        true => {
+            "the host's own DMA passes untranslated (identity); a guest's never does".to_owned()
+        }
+        false => format!("groups by type: {list}"),
+    })])
 }
 
 /// 7: a device's interrupts are kept to its guest.

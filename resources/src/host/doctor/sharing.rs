@@ -15,9 +15,7 @@ pub(super) fn sriov(host: &Host<'_>, function: &HostFunction) -> Answer {
         text.map(|text| text.and_then(|text| text.parse::<u32>().ok()))
     };
     let Some(total) = number("sriov_totalvfs")? else {
-        return Ok(vec![Outcome::info(
-            "no SR-IOV: the device has none, or the firmware has it off",
-        )]);
+        return Ok(vec![Outcome::info("the device has none, or the firmware has it off")]);
     };
     if total == 0 {
         let fact = "it has SR-IOV, but may have no virtual function";
