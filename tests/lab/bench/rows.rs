@@ -205,6 +205,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         goal: Some(Goal::OfQemu(0.5)),
+        limit: "0.6: the kernel's own share",
         ..row(
             "give-back",
             "power-off of the guest to the device back on its driver",
