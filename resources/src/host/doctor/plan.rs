@@ -37,7 +37,14 @@ pub fn fix_plan(sysroot: &Sysroot, chosen: &[HostFunction]) -> Result<Plan, SysE
     let (loader, initramfs) = (boot::loader_of(sysroot)?, boot::initramfs_of(sysroot));
     let system = Boot { sysroot, family, loader, initramfs };
     let mut steps = Vec::new();
-    steps.extend(system.iommu()?);
+    // Pasted as a whole, nothing behind a reboot would run: it comes last.
+    let iommu = system.iommu()?.map(|mut step| {
+        let before = step.lines.len();
+        step.lines.retain(|line| line != REBOOT);
+        (before != step.lines.len(), step)
+    });
+    let (off, reboots) = (iommu.is_some(), iommu.as_ref().is_some_and(|(reboots, _)| *reboots));
+    steps.extend(iommu.map(|(_, step)| step));
     let mut takeable = Vec::new();
     for function in chosen.iter().filter(|function| !function.is_bridge()) {
         match system.lost_without(function)? {
@@ -45,13 +52,21 @@ pub fn fix_plan(sysroot: &Sysroot, chosen: &[HostFunction]) -> Result<Plan, SysE
             None => takeable.push(function),
         }
     }
-    steps.extend(bind_now(&takeable));
+    // Without an IOMMU vfio-pci takes nothing yet.
+    if !off {
+        steps.extend(bind_now(&takeable));
+    }
     steps.extend(system.bind_at_boot(&takeable)?);
+    if reboots {
+        let title = "Start with all of that".to_owned();
+        steps.push(Step { title, lines: vec![REBOOT.to_owned()] });
+    }
     let system = format!("{name}, {}, {}", loader.name(), initramfs.name());
     Ok(Plan { system, steps })
 }
 
 const CMDLINE: &str = "/etc/kernel/cmdline";
+const REBOOT: &str = "reboot";
 
 enum Edit<'a> {
     Add(&'a str),
@@ -122,13 +137,13 @@ impl Boot<'_> {
         } else {
             self.edit(&Edit::Add(arguments))?
         };
-        lines.push("reboot".to_owned());
+        lines.push(REBOOT.to_owned());
         Ok(lines)
     }
 
     fn remove_argument(&self, argument: &str) -> Result<Vec<String>, SysError> {
         let mut lines = self.edit(&Edit::Remove(argument))?;
-        lines.push("reboot".to_owned());
+        lines.push(REBOOT.to_owned());
         Ok(lines)
     }
 

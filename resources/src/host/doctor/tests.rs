@@ -308,6 +308,20 @@ fn r11_plan_appends_to_a_grub_file_without_the_line() {
 }
 
 #[test]
+fn r11_plan_that_needs_a_reboot_ends_with_it_and_takes_nothing_before() {
+    let tree = argument_missing();
+    tree.function(&crate::host::fixture::Function {
+        bdf: "0000:01:00.0",
+        class: 0x03_0000,
+        driver: Some("nouveau"),
+        ..Default::default()
+    });
+    let plan = plan(&tree, &["01:00.0"]);
+    assert!(plan.ends_with("\nreboot") && plan.matches("reboot").count() == 1, "{plan}");
+    assert!(plan.contains("10-strait.rules") && !plan.contains("drivers_probe"), "{plan}");
+}
+
+#[test]
 fn r12_argument_in_the_file_but_not_in_force_says_reboot_or_wrong_loader() {
     let tree = argument_missing();
     tree.file("/etc/default/grub", "GRUB_CMDLINE_LINUX=\"quiet intel_iommu=on\"\n");
