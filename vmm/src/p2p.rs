@@ -21,7 +21,7 @@ use strait_devices::{
 };
 use strait_resources::{codes, range::AddressRange};
 
-use crate::pinning::Pinned;
+use crate::{pinning::Pinned, vcpu::STACK};
 
 /// What is mapped in one call: the end of a machine waits for the call that runs.
 const PIECE: u64 = 1 << 30;
@@ -86,15 +86,16 @@ impl Worker {
     fn start(peers: &Arc<Peers>, ram: &Arc<Pinned>) -> io::Result<Self> {
         let (requests, waiting) = channel();
         let (peers, ram) = (Arc::clone(peers), Arc::clone(ram));
-        let thread = thread::Builder::new().name("p2p".to_owned()).spawn(move || {
-            // No device moves anything before, and the kernel maps one thing at a time.
-            if !ram.wait(&peers.ending) {
-                return;
-            }
-            for (range, memory) in waiting {
-                peers.map(range, memory);
-            }
-        })?;
+        let thread =
+            thread::Builder::new().name("p2p".to_owned()).stack_size(STACK).spawn(move || {
+                // No device moves anything before, and the kernel maps one thing at a time.
+                if !ram.wait(&peers.ending) {
+                    return;
+                }
+                for (range, memory) in waiting {
+                    peers.map(range, memory);
+                }
+            })?;
         Ok(Self { requests, thread })
     }
 }

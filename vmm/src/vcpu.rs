@@ -23,6 +23,8 @@ use crate::{
 const MSR_IA32_TSC: u32 = 0x10;
 /// Bytes of code shown when a guest dies.
 const CODE_BYTES: usize = 16;
+/// Bytes of stack of a thread. The default of 2 MiB may be aligned so that the kernel gives it a huge page.
+pub(crate) const STACK: usize = 256 << 10;
 
 /// How the boot CPU starts; the others wait for its INIT and SIPI.
 pub(crate) type BootState = (kvm_regs, kvm_sregs);
@@ -86,16 +88,18 @@ impl Vcpu {
     /// Starts the thread, which waits at its first checkpoint. `boot` is what a reset and the first start
     /// put into the boot CPU's registers.
     pub(crate) fn start(mut self, parts: VcpuParts) -> io::Result<thread::JoinHandle<()>> {
-        thread::Builder::new().name(format!("vcpu{}", self.index)).spawn(move || {
-            if let Err(failure) = self.run(&parts) {
-                parts.control.request(Request::Crash(Box::new(failure)));
-                // The machine is over: wait here, as a vCPU that is stopped does.
-                let mut resets = 0;
-                while parts.control.checkpoint(&mut resets) != Next::Stop {
-                    thread::park_timeout(std::time::Duration::from_millis(1));
+        thread::Builder::new().name(format!("vcpu{}", self.index)).stack_size(STACK).spawn(
+            move || {
+                if let Err(failure) = self.run(&parts) {
+                    parts.control.request(Request::Crash(Box::new(failure)));
+                    // The machine is over: wait here, as a vCPU that is stopped does.
+                    let mut resets = 0;
+                    while parts.control.checkpoint(&mut resets) != Next::Stop {
+                        thread::park_timeout(std::time::Duration::from_millis(1));
+                    }
                 }
-            }
-        })
+            },
+        )
     }
 
     fn run(&mut self, parts: &VcpuParts) -> Result<(), Failure> {
