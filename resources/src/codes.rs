@@ -69,6 +69,7 @@ codes! {
     E1309 6 "the firmware keeps the device's memory mapped"
     E1401 7 "the device did not come back from a reset"
     E1403 0 "trouble with this device is on record"
+    E1404 7 "the device has no such reset"
     E1405 0 "a device cannot be reset"
     E2001 2 "unknown or misused flag"
     E2002 2 "unknown key"

@@ -320,7 +320,7 @@ fn build(
         Ok(socket) => events.add_socket(socket),
         Err(failure) => log::info!("strait inspect will not find this guest: {failure}"),
     }
-    let resets = devices.reset_plan();
+    let resets = devices.reset_plan(selection);
 
     phases::done("device attached");
 

@@ -25,7 +25,7 @@ use std::{
 use strait_arch::{acpi::TableName, cpuid::CpuTopology};
 pub(crate) use strait_arch::{boot::BootMode, cpuid::Hide};
 pub(crate) use strait_devices::vfio::attach::Identity;
-use strait_resources::{codes, failure::Failure, selector::Selector};
+use strait_resources::{codes, failure::Failure, host::reset::Choice, selector::Selector};
 
 use crate::cli::RunArgs;
 
@@ -186,6 +186,8 @@ pub(crate) struct VfioConfig {
     pub(crate) expect: Option<(u16, u16)>,
     /// May it be taken from the driver that the host has on it?
     pub(crate) managed: Managed,
+    /// How the device, with a whole slot each of its functions, is brought back to a known state.
+    pub(crate) reset: Choice,
     /// IDs that the guest sees instead of the device's; with a whole slot, on its first function.
     pub(crate) identity: Identity,
 }

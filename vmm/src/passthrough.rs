@@ -38,7 +38,7 @@ use strait_resources::{
     selector::Selector,
 };
 
-use crate::config::{Managed, VfioConfig};
+use crate::config::VfioConfig;
 use crate::inspect::guest::{self, Watched};
 
 /// Offset of the Command register, and its Bus Master Enable.
@@ -86,6 +86,13 @@ pub(crate) struct Selection {
     resets: BTreeMap<Bdf, Way>,
 }
 
+/// How one function is reset.
+pub(crate) struct Reset {
+    pub(crate) bdf: Bdf,
+    pub(crate) way: Way,
+    pub(crate) methods: Option<String>,
+}
+
 /// The devices on the host that are meant, whoever has them now.
 pub(crate) struct Candidates<'a> {
     wanted: &'a [VfioConfig],
@@ -110,10 +117,21 @@ impl<'a> Candidates<'a> {
         Ok(Self { wanted, resolved })
     }
 
-    /// Every function, and who may bind it.
-    pub(crate) fn functions(&self) -> impl Iterator<Item = (&HostFunction, Managed)> {
+    /// Every function, and what the user wants of it.
+    pub(crate) fn functions(&self) -> impl Iterator<Item = (&HostFunction, &'a VfioConfig)> {
         let slots = self.wanted.iter().zip(&self.resolved);
-        slots.flat_map(|(device, slot)| slot.functions.iter().map(|f| (f, device.managed)))
+        slots.flat_map(|(device, slot)| slot.functions.iter().map(move |f| (f, device)))
+    }
+
+    /// How each function is reset, and what its `reset_method` has to hold for that when it does not.
+    pub(crate) fn resets(&self, sysroot: &Sysroot) -> Result<Vec<Reset>, Failure> {
+        let all: Vec<HostFunction> =
+            self.functions().map(|(function, _)| function.clone()).collect();
+        let chosen = self.functions().map(|(function, device)| {
+            let (way, methods) = reset::chosen(sysroot, function, &all, device.reset)?;
+            Ok(Reset { bdf: function.bdf, way, methods })
+        });
+        chosen.collect()
     }
 }
 
@@ -124,6 +142,7 @@ impl Selection {
         candidates: Candidates<'_>,
         pretend: bool,
     ) -> Result<Self, Failure> {
+        let ways = candidates.resets(sysroot)?;
         let Candidates { wanted, resolved } = candidates;
         if wanted.is_empty() {
             let constraints = iommu::DmaConstraints::default();
@@ -134,11 +153,10 @@ impl Selection {
             resolved.iter().flat_map(|slot| slot.functions.clone()).collect();
         let mut warnings = if pretend { Vec::new() } else { check::assignable(sysroot, &all)? };
         let mut resets = BTreeMap::new();
-        for function in &all {
-            let way = reset::way(sysroot, function, &all)?;
+        for (function, Reset { bdf, way, .. }) in all.iter().zip(ways) {
             warnings.extend(trouble::warning(function));
-            warnings.extend(reset::warning(function.bdf, &way));
-            resets.insert(function.bdf, way);
+            warnings.extend(reset::warning(bdf, &way));
+            resets.insert(bdf, way);
         }
         let groups: BTreeSet<u32> = all.iter().filter_map(|function| function.group).collect();
         let constraints = iommu::dma_constraints(sysroot, &groups.into_iter().collect::<Vec<_>>())?;
@@ -320,9 +338,14 @@ impl Opened {
         Self { devices: Vec::new() }
     }
 
-    /// How functions without a reset of their own are reset; said at once where there is no way.
-    pub(crate) fn reset_plan(&self) -> ResetPlan {
-        let devices: Vec<_> = self.devices.iter().flatten().map(Arc::clone).collect();
+    /// How functions without a reset of their own are reset; said at once where there is no way. One that the user wants
+    /// no reset for is left out.
+    pub(crate) fn reset_plan(&self, selection: &Selection) -> ResetPlan {
+        let is_reset = |device: &&Arc<KernelDevice>| {
+            selection.resets.get(&device.bdf()).is_none_or(|way| *way != Way::Off)
+        };
+        let devices: Vec<_> =
+            self.devices.iter().flatten().filter(is_reset).map(Arc::clone).collect();
         let plan = ResetPlan::new(&devices);
         for (bdf, reason) in &plan.without {
             // The user has had E1405, from the same facts as sysfs tells them.

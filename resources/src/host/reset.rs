@@ -12,6 +12,33 @@ use crate::{bdf::Bdf, codes, failure::Failure};
 /// The kernel's word for a reset of the bus, which it offers for a function that is alone there.
 const BUS: &str = "bus";
 
+/// What the user wants of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// Whatever is best.
+    #[default]
+    Auto,
+    /// Nothing: for a device that does not come back from one.
+    Off,
+    /// This method of the kernel's, by its name in `reset_method`, and no other.
+    Only(&'static str),
+}
+
+/// Every choice by its name.
+pub const CHOICES: &[(&str, Choice)] = &[
+    ("auto", Choice::Auto),
+    ("none", Choice::Off),
+    ("flr", Choice::Only("flr")),
+    ("af_flr", Choice::Only("af_flr")),
+    ("pm", Choice::Only("pm")),
+    (BUS, Choice::Only(BUS)),
+    ("acpi", Choice::Only("acpi")),
+    (DEVICE_SPECIFIC, Choice::Only(DEVICE_SPECIFIC)),
+];
+
+/// Not in the list before it is asked for: a module that is loaded later may bring it.
+const DEVICE_SPECIFIC: &str = "device_specific";
+
 /// The way back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -23,6 +50,8 @@ pub enum Way {
     Shared(Vec<Neighbour>),
     /// It sits on a root bus, which nothing resets.
     None,
+    /// The user wants none.
+    Off,
 }
 
 /// A function that a reset would hit.
@@ -67,6 +96,57 @@ pub fn way(
     })
 }
 
+/// The way that was chosen, and what has to be in `reset_method` for it, when that differs from what is there. Refuses
+/// (E1404) what the function does not have.
+pub fn chosen(
+    sysroot: &Sysroot,
+    function: &HostFunction,
+    passed: &[HostFunction],
+    choice: Choice,
+) -> Result<(Way, Option<String>), Failure> {
+    if choice == Choice::Auto {
+        return Ok((way(sysroot, function, passed)?, None));
+    }
+    if !sysroot.exists(&pci::path(function.bdf, "reset_method")) {
+        let cause = format!("this kernel lets nobody choose how {} is reset", function.bdf);
+        return Err(Failure::new(
+            &codes::E1404,
+            cause,
+            "leave reset= out, or use Linux 5.15 or later",
+        ));
+    }
+    let has = |name: &str| function.reset_methods.iter().any(|method| method == name);
+    let (way, list) = match choice {
+        Choice::Only(BUS) => {
+            // As if it had no other.
+            let only_bus = function.reset_methods.iter().filter(|method| *method == BUS).cloned();
+            let bare = HostFunction { reset_methods: only_bus.collect(), ..function.clone() };
+            let way = way(sysroot, &bare, passed)?;
+            if let Some(warning) = warning(function.bdf, &way) {
+                let cause = format!("reset=bus: {}", warning.cause);
+                return Err(Failure::new(&codes::E1404, cause, warning.fix));
+            }
+            let list = if matches!(way, Way::Alone(_)) { BUS } else { "" };
+            (way, list)
+        }
+        Choice::Only(method) if has(method) || method == DEVICE_SPECIFIC => {
+            (Way::Alone(vec![method.to_owned()]), method)
+        }
+        Choice::Only(method) => {
+            let cause = format!("{} cannot be reset by {method}", function.bdf);
+            let fix = match function.reset_methods.as_slice() {
+                [] => "the kernel has no reset for it alone: reset=bus, reset=none or nothing"
+                    .to_owned(),
+                methods => format!("the kernel offers: {}", methods.join(", ")),
+            };
+            return Err(Failure::new(&codes::E1404, cause, fix));
+        }
+        Choice::Auto | Choice::Off => (Way::Off, ""),
+    };
+    let differs = function.reset_methods.join(" ") != list;
+    Ok((way, differs.then(|| list.to_owned())))
+}
+
 /// Every other function below the bridge that this one is behind; `None` on a root bus. Bridges among them hand the reset
 /// on and lose nothing.
 fn neighbours(sysroot: &Sysroot, bdf: Bdf) -> Result<Option<Vec<Neighbour>>, SysError> {
@@ -101,6 +181,7 @@ impl fmt::Display for Way {
                 write!(f, "none: a reset of its bus would also hit {}", list(others))
             }
             Self::None => f.write_str("none that the kernel knows"),
+            Self::Off => f.write_str("none, as reset=none asks"),
         }
     }
 }
@@ -109,7 +190,7 @@ impl fmt::Display for Way {
 pub fn warning(bdf: Bdf, way: &Way) -> Option<Warning> {
     let keeps = format!("{bdf} keeps its state over guest reboots");
     let (cause, fix) = match way {
-        Way::Alone(_) | Way::Bus(_) => return None,
+        Way::Alone(_) | Way::Bus(_) | Way::Off => return None,
         Way::Shared(others) => (
             format!("{keeps}: a reset of its bus would also hit {}", list(others)),
             "pass those as well, or move the card to a slot of its own",
@@ -223,5 +304,49 @@ mod tests {
         tree.function(&Function::default());
         tree.file("/sys/bus/pci/devices/0000:00:02.0/reset", "");
         assert_eq!(way_of(&tree, &["0000:00:02.0"]), Way::Alone(Vec::new()));
+    }
+
+    fn choose(
+        tree: &Tree,
+        passed: &[&str],
+        choice: Choice,
+    ) -> Result<(Way, Option<String>), Failure> {
+        let passed: Vec<HostFunction> = passed.iter().map(|bdf| find(tree, bdf)).collect();
+        chosen(&tree.sysroot(), &passed[0], &passed, choice)
+    }
+
+    #[test]
+    fn p1_chosen_method_becomes_the_whole_list_and_only_when_it_is_not() {
+        let list = |text: &str| Some(text.to_owned());
+        let tree = pair("flr pm\n");
+        let (way, change) = choose(&tree, &[CARD], Choice::Only("pm")).unwrap();
+        assert_eq!((way.to_string(), change), ("pm".to_owned(), list("pm")));
+        let (way, change) = choose(&tree, &[CARD], Choice::Off).unwrap();
+        assert_eq!((&way, change), (&Way::Off, list("")));
+        assert!(warning(CARD.parse().unwrap(), &way).is_none());
+        let (_, change) = choose(&tree, &[CARD], Choice::Only(DEVICE_SPECIFIC)).unwrap();
+        assert_eq!(change, list(DEVICE_SPECIFIC));
+        assert_eq!(choose(&tree, &[CARD], Choice::Auto).unwrap().1, None);
+        assert_eq!(choose(&pair("pm\n"), &[CARD], Choice::Only("pm")).unwrap().1, None);
+    }
+
+    #[test]
+    fn p1_chosen_bus_is_reset_as_a_whole_or_refused() {
+        let tree = pair("flr\n");
+        let (way, change) = choose(&tree, &[CARD, NIC], Choice::Only(BUS)).unwrap();
+        assert_eq!((way, change), (Way::Bus(vec![NIC.parse().unwrap()]), Some(String::new())));
+        let shared = choose(&tree, &[CARD], Choice::Only(BUS)).unwrap_err();
+        assert_eq!(shared.code.id, "E1404");
+        assert!(shared.cause.contains("also hit 0000:01:02.0"), "{}", shared.cause);
+    }
+
+    #[test]
+    fn p1_chosen_method_that_the_function_lacks_is_refused_with_those_it_has() {
+        let refused = choose(&pair("pm bus\n"), &[CARD], Choice::Only("flr")).unwrap_err();
+        assert_eq!((refused.code.id, &refused.fix[..]), ("E1404", "the kernel offers: pm, bus"));
+        let old = Tree::new();
+        old.function(&Function::default());
+        let refused = choose(&old, &["0000:00:02.0"], Choice::Off).unwrap_err();
+        assert!(refused.fix.contains("5.15"), "{}", refused.fix);
     }
 }

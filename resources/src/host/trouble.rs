@@ -18,8 +18,7 @@ pub struct Trouble {
     pub source: &'static str,
 }
 
-const VENDOR_RESET: &str =
-    "load the vendor-reset module and write device_specific to its reset_method";
+const VENDOR_RESET: &str = "load the vendor-reset module and say --vfio ...,reset=device_specific";
 
 /// Which cards the module is for, and their IDs: its README.md and src/device-db.h.
 const VENDOR_RESET_README: &str = "https://github.com/gnif/vendor-reset#supported-devices";

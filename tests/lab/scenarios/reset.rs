@@ -20,6 +20,16 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         .vm(reboots("a").device("edu0").device("nic"))
         .script(format!("{COUNT}{BUS}")),
         Scenario::new(
+            "reset-chosen",
+            HostKind::Desk,
+            "reset=none: neither the start nor a reboot resets a device that is reset otherwise; the kernel's list is put back",
+        )
+        .strait_only()
+        .vm(reboots("auto").device("edu1"))
+        .vm(reboots("none").device_with("edu1", "reset=none"))
+        .vm(reboots("bus").device_with("edu1", "reset=bus"))
+        .script(format!("{COUNT}{CHOSEN}")),
+        Scenario::new(
             "reset-said",
             HostKind::Desk,
             "how a device is reset, and that it is not, is said before the start",
@@ -61,6 +71,55 @@ echo "LAB figure.resets=$((after - first)) for two reboots"
 grep -q E1405 $J/a.err && echo "FAIL: $(cat $J/a.err)"
 bindings >$J/after
 same "the host is not as it was" before after
+echo 0 >$T/events/kprobes/lab_bus_reset/enable
+echo >$T/kprobe_events
+"#;
+
+/// A card alone behind its port: the kernel resets its bus when it is opened, and the monitor asks for that at each reboot.
+const CHOSEN: &str = r#"give_back $edu1
+list=$PCI/$edu1/reset_method
+state() { bindings; cat $list; }
+state >$J/before
+strait_to dry run --kernel $VMLINUX --vfio $edu1,reset=none --dry-run || echo "FAIL: dry run: $(cat $J/dry.err)"
+says dry.out "reset       none, as reset=none asks"
+strait_to flr run --kernel $VMLINUX --vfio $edu1,reset=flr && echo "FAIL: a reset that the device has not got"
+says flr.err "error[E1404]: $edu1 cannot be reset by flr"
+says flr.err "fix: the kernel offers: bus"
+state >$J/after
+same "a refusal changed the host" before after
+# counted NAME METHODS: bus resets at the start of a guest and for its first reboot; the list meanwhile.
+counted() {
+    : >$T/trace
+    vm_$1 &
+    wait_mark $1 ready 100 || exit 1
+    eval "$1_start=$(resets)"
+    [ "$(cat $list)" = "$2" ] || echo "FAIL: $1: the list is '$(cat $list)'"
+    local left=600
+    until [ $(grep -c 'LAB mark=ready' $J/$1.serial) -ge 2 ]; do
+        left=$((left - 1))
+        [ $left -gt 0 ] && [ ! -e $J/$1.rc ] || { echo "FAIL: $1: no second boot: $(cat $J/$1.err)"; break; }
+        usleep 100000
+    done
+    eval "$1_reboot=$(($(resets) - $1_start))"
+    kill $3 $(cat $J/$1.pid)
+    wait
+}
+counted auto bus
+counted bus bus
+counted none ""
+state >$J/after
+same "the host is not as it was" before after
+for way in auto bus; do
+    eval "[ \$${way}_start -ge 1 ] && [ \$${way}_reboot -ge 1 ]" || echo "FAIL: $way: $auto_start/$bus_start at the start, $auto_reboot/$bus_reboot for a reboot"
+done
+[ "$none_start $none_reboot" = "0 0" ] || echo "FAIL: reset=none: $none_start resets at the start, $none_reboot for a reboot"
+echo "LAB figure.resets=auto $auto_start+$auto_reboot, bus $bus_start+$bus_reboot, none $none_start+$none_reboot"
+# Killed: the list is put back by the next strait.
+counted none "" -9
+[ "$(cat $list)" = "" ] || echo "FAIL: who put the list back?"
+strait_to unbind unbind $edu0
+state >$J/after
+same "the host is not as it was after a SIGKILL" before after
 echo 0 >$T/events/kprobes/lab_bus_reset/enable
 echo >$T/kprobe_events
 "#;

@@ -44,6 +44,8 @@ pub(super) struct Kernel {
     pub(super) vfio_refuses: Cell<bool>,
     /// vfio-pci deletes the firmware's framebuffer, as since Linux 6.0.
     pub(super) vfio_removes_screen: Cell<bool>,
+    /// Values that it takes nowhere.
+    pub(super) refuses: RefCell<Vec<String>>,
     /// The framebuffer's driver keeps the BAR although it let go of its device.
     pub(super) screen_stays: Cell<bool>,
 }
@@ -68,6 +70,7 @@ impl Host {
             hangs: RefCell::default(),
             vfio_refuses: Cell::new(false),
             vfio_removes_screen: Cell::new(false),
+            refuses: RefCell::default(),
             screen_stays: Cell::new(false),
         });
         let host = Self { dir, kernel };
@@ -262,6 +265,9 @@ impl Writer for Kernel {
         let journals = self.sysroot.list_if_present("/run/strait/journal").unwrap();
         assert!(!journals.is_empty(), "{path} is written before the journal");
         self.writes.borrow_mut().push(format!("{path} {}", value.trim()));
+        if self.refuses.borrow().iter().any(|refused| refused == value) {
+            return Err(refused(io::ErrorKind::InvalidInput.into()));
+        }
         if let Some(attribute) = path.strip_prefix(&format!("{SCREEN_DRIVER}/")) {
             assert_eq!(value, "vesa-framebuffer.0");
             self.draw(attribute == "bind");

@@ -1,7 +1,10 @@
 //! Binding as a part of `strait run`: devices are taken after everything that can be checked without it, and given back
 //! when the machine is gone.
 
+use std::collections::BTreeMap;
+
 use strait_resources::{
+    bdf::Bdf,
     codes,
     failure::Failure,
     host::{
@@ -46,8 +49,9 @@ pub(crate) fn owned<'a>(
     }
     let candidates = Candidates::find(sysroot, &config.vfio)?;
     may_release(binder, config, &candidates, root)?;
+    let methods = methods(binder, config, &candidates, root)?;
     let managed = match managed(binder, &candidates, root)? {
-        Some(managed) if root && !managed.is_empty() => managed,
+        Some(managed) if root && !(managed.is_empty() && methods.is_empty()) => managed,
         _ => return Ok((candidates, Owned::Before)),
     };
     let allowed = Allowed {
@@ -59,7 +63,7 @@ pub(crate) fn owned<'a>(
         return Ok((candidates, Owned::Planned(binder.plan(&managed, &allowed)?)));
     }
     let on_vfio = managed.iter().all(HostFunction::is_on_vfio);
-    if on_vfio && binder.plan(&managed, &allowed)?.take.is_empty() {
+    if on_vfio && methods.is_empty() && binder.plan(&managed, &allowed)?.take.is_empty() {
         return Ok((candidates, Owned::Before));
     }
     enough_memory()?;
@@ -71,10 +75,10 @@ pub(crate) fn owned<'a>(
     let others: Vec<HostFunction> = candidates
         .functions()
         .map(|(function, _)| function)
-        .filter(|function| function.is_on_vfio())
+        .filter(|function| function.is_on_vfio() && !planned.takes(function.bdf))
         .cloned()
         .collect();
-    let guard = binder.take(&lock, Kind::Run, &planned, &others)?;
+    let guard = binder.take(&lock, Kind::Run, &planned, &others, &methods)?;
     drop(lock);
     for entry in guard.taken() {
         if let Some(screen) = &entry.screen {
@@ -84,8 +88,27 @@ pub(crate) fn owned<'a>(
             let driver = before.driver.as_deref().unwrap_or("no driver");
             log::info!("{} was taken from {driver}", entry.bdf);
         }
+        if let Some(methods) = &entry.methods {
+            log::info!("{} is reset by: {methods}", entry.bdf);
+        }
     }
     Ok((Candidates::find(sysroot, &config.vfio)?, Owned::Taken(guard)))
+}
+
+/// What `reset_method` must hold for the resets that the user wants: only root may change it.
+fn methods(
+    binder: &Binder,
+    config: &RunConfig,
+    candidates: &Candidates<'_>,
+    root: bool,
+) -> Result<BTreeMap<Bdf, String>, Failure> {
+    let resets = candidates.resets(binder.sysroot())?.into_iter();
+    let changes: BTreeMap<Bdf, String> =
+        resets.filter_map(|reset| Some((reset.bdf, reset.methods?))).collect();
+    if !root && !config.dry_run && !changes.is_empty() {
+        binder.need_root("reset=")?;
+    }
+    Ok(changes)
 }
 
 /// --release-fb changes drivers of the host: only root may, and only with a device whose bindings are strait's matter.
@@ -95,14 +118,14 @@ fn may_release(
     candidates: &Candidates<'_>,
     root: bool,
 ) -> Result<(), Failure> {
-    for (function, choice) in candidates.functions().filter(|_| config.release_fb) {
+    for (function, device) in candidates.functions().filter(|_| config.release_fb) {
         if framebuffer::on(binder.sysroot(), function.bdf)?.is_none() {
             continue;
         }
         if !root {
             binder.need_root("--release-fb")?;
         }
-        if choice == Managed::No {
+        if device.managed == Managed::No {
             let cause = format!(
                 "--release-fb changes a driver of the host, and managed=no forbids that for {}",
                 function.bdf
@@ -121,8 +144,8 @@ fn managed(
     root: bool,
 ) -> Result<Option<Vec<HostFunction>>, Failure> {
     let mut managed = Vec::new();
-    for (function, choice) in candidates.functions() {
-        let may = match choice {
+    for (function, device) in candidates.functions() {
+        let may = match device.managed {
             Managed::Yes => {
                 if !function.is_on_vfio() {
                     binder.need_root("managed=yes")?;

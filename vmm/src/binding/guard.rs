@@ -119,10 +119,15 @@ pub(super) fn give_back(binder: &Binder, entry: &mut Entry) -> Result<Option<Fai
     }
     entry.stuck = None;
     let Binder { sysroot, writer } = binder;
-    let restored = switch::give_back(sysroot, writer.as_ref(), entry).and_then(|()| {
-        let screen = entry.screen.as_ref();
-        screen.map_or(Ok(None), |screen| screen.restore(sysroot, writer.as_ref(), entry.bdf))
-    });
+    let (bdf, writer) = (entry.bdf, writer.as_ref());
+    let restored = switch::give_back(sysroot, writer, entry)
+        .and_then(|()| {
+            entry.methods.as_ref().map_or(Ok(()), |methods| methods.restore(sysroot, writer, bdf))
+        })
+        .and_then(|()| {
+            let screen = entry.screen.as_ref();
+            screen.map_or(Ok(None), |screen| screen.restore(sysroot, writer, bdf))
+        });
     restored.map_err(|trouble| {
         let failure = note_stuck(binder, entry, trouble);
         Failure { code: &codes::E1115, ..failure }

@@ -20,6 +20,7 @@ use strait_resources::{
 };
 
 use super::{
+    methods::Methods,
     owner::{Process, boot_id},
     screen::Screen,
     write::Writer,
@@ -74,6 +75,9 @@ pub(crate) struct Entry {
     /// The host's framebuffer that had to let go of it.
     #[serde(default)]
     pub(crate) screen: Option<Screen>,
+    /// How it is reset meanwhile, where that is another way than before.
+    #[serde(default)]
+    pub(crate) methods: Option<Methods>,
     /// A child that hangs in a write for this function.
     pub(crate) stuck: Option<Process>,
 }
@@ -122,12 +126,12 @@ impl Entry {
     /// Of a function that is on VFIO already.
     pub(super) fn used(function: &HostFunction) -> Self {
         let (bdf, group) = (function.bdf, function.group);
-        Self { bdf, group, along: false, before: None, screen: None, stuck: None }
+        Self { bdf, group, along: false, before: None, screen: None, methods: None, stuck: None }
     }
 
     /// Is there something to give back?
     pub(crate) fn is_taken(&self) -> bool {
-        self.before.is_some() || self.screen.is_some()
+        self.before.is_some() || self.screen.is_some() || self.methods.is_some()
     }
 }
 

@@ -9,11 +9,12 @@
 //! - `for_run`: when a run takes what; `guard`: the way back.
 //! - `journal`: the files under /run/strait/journal; `owner`: is the one who wrote it alive?
 //! - `write`: one write to sysfs, in a child process, because a driver's unbind can hang for ever.
-//! - `switch`: the steps for one function; `screen`: those for the host's framebuffer on it; `recover`: those of others; `rule`: the same at every boot.
+//! - `switch`: the steps for one function; `methods`: how it is reset meanwhile; `screen`: those for the host's framebuffer on it; `recover`: those of others; `rule`: the same at every boot.
 
 mod for_run;
 mod guard;
 mod journal;
+mod methods;
 mod owner;
 mod recover;
 mod rule;
@@ -26,7 +27,7 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-use std::{env, net::IpAddr, rc::Rc};
+use std::{collections::BTreeMap, env, net::IpAddr, rc::Rc};
 
 use strait_resources::{
     bdf::Bdf,
@@ -35,7 +36,7 @@ use strait_resources::{
     host::{
         check::{self, Allowed, Bindable},
         memory,
-        pci::HostFunction,
+        pci::{self, HostFunction},
         sysroot::Sysroot,
     },
 };
@@ -50,6 +51,7 @@ pub(crate) use write::write_attributes;
 
 use self::{
     journal::{Journals, Lock},
+    methods::Methods,
     write::{ChildWriter, Writer},
 };
 
@@ -131,7 +133,8 @@ impl Binder {
         Ok(())
     }
 
-    /// Takes what was planned. `others` are on VFIO already and are only noted as in use. The lock is held until every
+    /// Takes what was planned. `others` are on VFIO already and are only noted as in use. `methods` are those by which some
+    /// are to be reset meanwhile. The lock is held until every
     /// function is switched. When one fails, those before it are given back.
     pub(crate) fn take(
         &self,
@@ -139,6 +142,7 @@ impl Binder {
         kind: Kind,
         planned: &Bindable,
         others: &[HostFunction],
+        methods: &BTreeMap<Bdf, String>,
     ) -> Result<Guard, Failure> {
         switch::load_driver(&self.sysroot, self.writer.as_ref())?;
         let mut entries = Vec::new();
@@ -146,8 +150,15 @@ impl Binder {
             entries.push(Entry::before(&self.sysroot, taking)?);
         }
         entries.extend(others.iter().map(Entry::used));
+        for entry in &mut entries {
+            let Some(wanted) = methods.get(&entry.bdf) else { continue };
+            let before =
+                pci::find(&self.sysroot, entry.bdf)?.map(|function| function.reset_methods);
+            entry.methods = Some(Methods::new(wanted.clone(), &before.unwrap_or_default()));
+        }
+        let count = entries.len();
         let mut guard = Guard::new(self.clone(), self.journal(kind, entries)?)?;
-        for position in 0..planned.take.len() {
+        for position in 0..count {
             if let Err(failure) = guard.take(position) {
                 guard.give_back(lock);
                 return Err(failure);

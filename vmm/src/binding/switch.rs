@@ -88,12 +88,24 @@ pub(super) fn load_driver(sysroot: &Sysroot, writer: &dyn Writer) -> Result<(), 
     })
 }
 
-/// Gives a function to vfio-pci, once no framebuffer draws on it, and looks whether it got there.
+/// Does all that is to be done for a function.
 pub(super) fn take(sysroot: &Sysroot, writer: &dyn Writer, entry: &Entry) -> Result<(), Trouble> {
     if let Some(screen) = &entry.screen {
         screen.release(sysroot, writer, entry.bdf)?;
     }
-    let Some(before) = &entry.before else { return Ok(()) };
+    if let Some(before) = &entry.before {
+        give_to_vfio(sysroot, writer, entry, before)?;
+    }
+    entry.methods.as_ref().map_or(Ok(()), |methods| methods.set(writer, entry.bdf))
+}
+
+/// Gives a function to vfio-pci and looks whether it got there.
+fn give_to_vfio(
+    sysroot: &Sysroot,
+    writer: &dyn Writer,
+    entry: &Entry,
+    before: &Before,
+) -> Result<(), Trouble> {
     let bdf = entry.bdf;
     for step in steps(entry, before) {
         writer

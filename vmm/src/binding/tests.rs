@@ -1,3 +1,4 @@
+mod methods;
 mod screen;
 
 use std::mem;
@@ -24,7 +25,7 @@ fn take(host: &Host, kind: Kind) -> Result<Guard, Failure> {
     let binder = host.binder();
     let lock = binder.lock()?;
     let planned = binder.plan(&[host.find(GPU)], &Allowed::default())?;
-    binder.take(&lock, kind, &planned, &[])
+    binder.take(&lock, kind, &planned, &[], &BTreeMap::new())
 }
 
 fn drivers(host: &Host) -> [Option<String>; 2] {

@@ -51,6 +51,8 @@ pub(crate) struct RunArgs {
     ///                           IDs for the guest instead of the device's
     ///   managed=auto|yes|no     take it from the host's driver, if the host can do
     ///                           without it, and give it back; auto: as root
+    ///   reset=auto|none|METHOD  how it is reset: METHOD is one of the kernel's for it
+    ///                           (flr, pm, bus, device_specific, ...), none is not at all
     #[arg(long, value_name = "SPEC", verbatim_doc_comment)]
     pub(crate) vfio: Vec<String>,
     /// The display that the host's console is on may be taken too.

@@ -21,7 +21,7 @@ mod table;
 mod watch;
 mod work;
 
-use std::{env, fs, path::PathBuf, process::Command, time::Duration};
+use std::{collections::BTreeMap, env, fs, path::PathBuf, process::Command, time::Duration};
 
 use strait_resources::{
     codes,
@@ -234,7 +234,7 @@ impl Bench {
         if planned.take.is_empty() {
             return Ok(None);
         }
-        self.binder.take(&lock, Kind::Bind, &planned, &[]).map(Some)
+        self.binder.take(&lock, Kind::Bind, &planned, &[], &BTreeMap::new()).map(Some)
     }
 
     fn host(&self, round: u32) -> Result<Seen, Failure> {

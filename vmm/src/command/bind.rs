@@ -1,6 +1,6 @@
 //! `strait bind` and `strait unbind`: functions to vfio-pci, and back, by hand.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use strait_resources::{
     codes,
@@ -69,7 +69,7 @@ pub(crate) fn bind(args: &BindArgs) -> Result<u8, Failure> {
         let _ = writeln!(text, "{} is on {driver} already", function.bdf);
     }
     if !planned.take.is_empty() {
-        binder.take(&lock, Kind::Bind, &planned, &[])?.keep()?;
+        binder.take(&lock, Kind::Bind, &planned, &[], &BTreeMap::new())?.keep()?;
         for taking in &planned.take {
             let HostFunction { bdf, driver, .. } = &taking.function;
             if let Some(screen) = &taking.framebuffer {

@@ -4,18 +4,22 @@ use strait_resources::{
     bdf::BdfSelector,
     codes,
     failure::Failure,
-    host::check,
+    host::{
+        check,
+        reset::{CHOICES, Choice},
+    },
     selector::{self, Selector},
 };
 
 use super::{Identity, Managed, RomChoice, VfioConfig, bad_value, choice, list::List};
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "id",
     "guest-address",
     "rom",
     "expect",
     "managed",
+    "reset",
     "vendor-id",
     "device-id",
     "sub-vendor-id",
@@ -48,6 +52,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
     let mut selector = list.word.as_deref().map(device).transpose()?;
     let (mut id, mut expect, mut rom) = (None, None, RomChoice::default());
     let (mut guest_bus, mut guest_function) = (None, None);
+    let mut reset = Choice::default();
     let (mut managed, mut identity) = (Managed::default(), Identity::default());
     for (key, value) in list.pairs {
         match key {
@@ -59,6 +64,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
             "slot" => selector = Some(Selector::Slot(value)),
             "id" => id = Some(name(value)?),
             "managed" => managed = choice("--vfio managed=", Some(&value), MANAGED_CHOICES)?,
+            "reset" => reset = choice("--vfio reset=", Some(&value), CHOICES)?,
             "expect" => expect = Some(ids(&value)?),
             "vendor-id" => identity.vendor = Some(vendor_id(key, &value)?),
             "device-id" => identity.device = Some(one_id(key, &value)?),
@@ -87,7 +93,17 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
         let fix = "leave the function out of guest-address=: in a whole slot each keeps its number";
         return Err(Failure::new(&codes::E2005, cause, fix));
     }
-    Ok(VfioConfig { selector, id, guest_bus, guest_function, rom, expect, managed, identity })
+    Ok(VfioConfig {
+        selector,
+        id,
+        guest_bus,
+        guest_function,
+        rom,
+        expect,
+        managed,
+        reset,
+        identity,
+    })
 }
 
 /// As every command takes it, and the flag with it.
@@ -284,6 +300,7 @@ mod tests {
             rom: RomChoice::On,
             expect: None,
             managed: Managed::Auto,
+            reset: Choice::Auto,
             identity: Identity::default(),
         };
         assert_eq!(one("3b:00.0"), bare);
@@ -299,6 +316,8 @@ mod tests {
         assert_eq!(one("3b:00,rom=off,guest-address=0000:ff:00").guest_bus, Some(0xff));
         assert_eq!(one("3b:00,managed=no").managed, Managed::No);
         assert_eq!(one("3b:00,managed=yes").managed, Managed::Yes);
+        assert_eq!(one("3b:00,reset=none").reset, Choice::Off);
+        assert_eq!(one("3b:00,reset=flr").reset, Choice::Only("flr"));
         assert_eq!(one("3b:00,rom=off").rom, RomChoice::Off);
         assert_eq!(one("3b:00,rom=on").rom, RomChoice::On);
         assert_eq!(one("3b:00,rom=./on").rom, RomChoice::File("./on".into()));
@@ -351,6 +370,7 @@ mod tests {
             ("3b:00,guest-address=05:00.0", "E2005", "each keeps its number"),
             ("3b:00.0,guest-addr=05:00", "E2002", "did you mean guest-address=?"),
             ("3b:00.0,managed=maybe", "E2003", "auto, yes"),
+            ("3b:00.0,reset=hard", "E2003", "auto, none, flr"),
             ("3b:00.0,romfile=x", "E2002", "rom"),
         ] {
             let failure = all(&[text]).unwrap_err();

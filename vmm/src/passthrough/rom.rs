@@ -63,7 +63,7 @@ pub(crate) fn fits(
 
 #[cfg(test)]
 mod tests {
-    use strait_resources::host::{fixture::Tree, pci};
+    use strait_resources::host::{fixture::Tree, pci, reset::Choice};
 
     use super::*;
     use crate::config::Managed;
@@ -79,6 +79,7 @@ mod tests {
             guest_function: None,
             rom,
             expect: None,
+            reset: Choice::Auto,
             managed: Managed::No,
             identity: Identity::default(),
         };

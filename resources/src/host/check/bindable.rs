@@ -16,7 +16,7 @@ use super::{
     Warning, assignable,
     nodes::who_has,
 };
-use crate::{codes, failure::Failure, names::Names};
+use crate::{bdf::Bdf, codes, failure::Failure, names::Names};
 
 /// What the user allows, and who must not be cut off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,13 @@ pub struct Bindable {
     pub take: Vec<Taking>,
     /// Worth a line.
     pub warnings: Vec<Warning>,
+}
+
+impl Bindable {
+    /// Is this function among those to take?
+    pub fn takes(&self, bdf: Bdf) -> bool {
+        self.take.iter().any(|taking| taking.function.bdf == bdf)
+    }
 }
 
 /// Finds what has to be taken so that `functions` can be passed: those of them that are not on VFIO, and members of

@@ -330,6 +330,7 @@ fn reset(way: &Way) -> Reset {
             ("shared", Vec::new(), others.iter().map(|other| other.bdf).collect())
         }
         Way::None => ("none", Vec::new(), Vec::new()),
+        Way::Off => ("off", Vec::new(), Vec::new()),
     };
     Reset { way, methods, others: others.iter().map(ToString::to_string).collect() }
 }
