@@ -143,3 +143,54 @@ fn framebuffer_on_the_card_is_refused_and_with_leave_it_would_let_go() {
 fn status_of_user() -> String {
     strait_resources::host::fixture::status(1000, 0)
 }
+
+#[test]
+fn r27_slot_of_four_functions_is_one_multifunction_device_of_the_guest() {
+    let (status, text, told) = dry_run(&host(), &["--vfio", "0000:3b:00", "--json"]);
+    assert_eq!(status, 0, "{told}");
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    let devices = answer["devices"].as_array().unwrap();
+    let text = |name: &str| -> Vec<_> {
+        devices.iter().map(|device| device[name].as_str().unwrap().to_owned()).collect()
+    };
+    let places = |bus: &str| (0..4).map(|n| format!("0000:{bus}:00.{n}")).collect::<Vec<_>>();
+    assert_eq!((text("bdf"), text("guest")), (places("3b"), places("01")));
+    // All of them behind one port.
+    assert!(devices.iter().all(|device| device["port"] == devices[0]["port"]), "{devices:#?}");
+}
+
+#[test]
+fn r28_one_function_alone_runs_with_a_warning_that_lists_its_siblings() {
+    let (status, _, told) = dry_run(&Tree::two_cards(), &["--vfio", "3b:00.0"]);
+    assert_eq!(status, 0, "{told}");
+    assert!(told.starts_with("warning[E1111]: "), "{told}");
+    for sibling in ["0000:3b:00.1", "0000:3b:00.2", "0000:3b:00.3"] {
+        assert!(told.contains(sibling), "{told}");
+    }
+}
+
+#[test]
+fn r33_boot_display_needs_a_flag_before_a_run_takes_it() {
+    let tree = host();
+    let (status, _, told) = dry_run(&tree, &["--vfio", "03:00.0"]);
+    assert_eq!(status, 4, "{told}");
+    assert!(told.contains("E1104") && told.contains("--allow-boot-vga"), "{told}");
+    let (status, _, told) = dry_run(&tree, &["--vfio", "03:00.0", "--allow-boot-vga"]);
+    assert_eq!(status, 0, "{told}");
+    assert!(told.contains("note: 0000:03:00.0 would be taken from ast\n"), "{told}");
+}
+
+#[test]
+fn p1_chosen_reset_is_shown_before_the_start_and_one_that_is_not_there_is_refused() {
+    let tree = host();
+    tree.file("/sys/bus/pci/devices/0000:3b:00.0/reset_method", "flr bus\n");
+    let (status, text, told) = dry_run(&tree, &["--vfio", "3b:00.0,reset=none", "--json"]);
+    assert_eq!(status, 0, "{told}");
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(answer["devices"][0]["reset"]["way"], "off");
+    let (_, text, _) = dry_run(&tree, &["--vfio", "3b:00.0,reset=flr"]);
+    assert!(text.contains("  reset       flr\n"), "{text}");
+    let (status, _, told) = dry_run(&tree, &["--vfio", "3b:00.0,reset=pm"]);
+    assert_eq!(status, 7, "{told}");
+    assert!(told.starts_with("error[E1404]: 0000:3b:00.0 cannot be reset by pm\n"), "{told}");
+}

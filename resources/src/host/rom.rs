@@ -8,7 +8,7 @@ mod read;
 
 use super::pci::Class;
 
-pub use read::{Dump, dump};
+pub use read::{Dump, dump, peek};
 
 /// No ROM holds more images than this; a chain that does is damaged.
 const MAX_IMAGES: usize = 64;

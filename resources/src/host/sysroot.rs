@@ -103,6 +103,11 @@ impl Sysroot {
         Self { prefix: prefix.into(), names: Arc::default() }
     }
 
+    /// Is it this host, whose files do things, and not one laid out in a directory?
+    pub fn is_host(&self) -> bool {
+        self.prefix == Path::new("/")
+    }
+
     /// Names of devices, as they were when first asked for.
     pub(crate) fn names(&self) -> &Names {
         self.names.get_or_init(|| Names::read(self))

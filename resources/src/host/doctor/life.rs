@@ -6,6 +6,7 @@ use super::{
         check::assignable,
         pci::{self, HostFunction},
         reset::{self, Way},
+        rom::{self, Image},
         trouble,
     },
     Answer, Host, Outcome,
@@ -115,26 +116,91 @@ pub(super) fn link(_: &Host<'_>, function: &HostFunction) -> Answer {
     }])
 }
 
-/// 33: there is a ROM, and it is no leftover. It is not read: that would switch its decoder on.
-pub(super) fn rom(_: &Host<'_>, function: &HostFunction) -> Answer {
+/// 33: there is a ROM, sound, for this device, and of use to UEFI. It is read only where that disturbs nobody.
+pub(super) fn rom(host: &Host<'_>, function: &HostFunction) -> Answer {
     if !function.class.is_display() {
         return Ok(Vec::new());
     }
-    let rom = function.bars.iter().find(|bar| bar.index == BarIndex::ROM);
-    Ok(vec![match rom {
-        Some(_) if function.boot_vga == Some(true) => {
-            let mut outcome = Outcome::info(
-                "the firmware has run its ROM: what is read now may be a changed copy",
-            );
-            outcome.fix = "strait rom dump, and strait rom check of that file, tell".to_owned();
-            outcome
-        }
-        Some(bar) => Outcome::pass(format!(
-            "it has an expansion ROM of {}; strait rom dump reads it",
-            Size(bar.size)
-        )),
-        None => Outcome::info(
+    let Some(bar) = function.bars.iter().find(|bar| bar.index == BarIndex::ROM) else {
+        return Ok(vec![Outcome::info(
             "it shows no expansion ROM: a UEFI guest has no early picture without rom=FILE",
-        ),
-    }])
+        )]);
+    };
+    let read = match rom::peek(host.sysroot, function) {
+        Ok(read) => read,
+        Err(failure) if failure.code == &codes::E1003 => {
+            return Ok(vec![Outcome::skip(failure.cause, "run strait doctor as root")]);
+        }
+        Err(failure) => {
+            let mut outcome = Outcome::info(failure.cause).code(failure.code);
+            outcome.fix = failure.fix;
+            return Ok(vec![failure.details.into_iter().fold(outcome, Outcome::detail)]);
+        }
+    };
+    let Some(dump) = read else { return Ok(vec![unread(function, bar.size)]) };
+    let outcome = match dump.images {
+        Ok(images) => judged(function, &images, dump.bytes.len()),
+        Err(error) => Outcome::warn(
+            format!("its ROM is not sound: {error}"),
+            "give the guest a good one: rom=FILE, or rom=off",
+        )
+        .code(&codes::E1116),
+    };
+    Ok(vec![dump.notes.into_iter().fold(outcome, Outcome::detail)])
+}
+
+/// Its driver, or its sleep, must not be disturbed.
+fn unread(function: &HostFunction, size: u64) -> Outcome {
+    let mut outcome = match (&function.driver, function.boot_vga) {
+        (_, Some(true)) => {
+            Outcome::info("the firmware has run its ROM: what is read now may be a changed copy")
+        }
+        (Some(driver), _) => Outcome::info(format!(
+            "it has an expansion ROM of {}, not read here because {driver} has the device",
+            Size(size)
+        )),
+        (None, _) => Outcome::info(format!(
+            "it has an expansion ROM of {}, not read here because the device sleeps",
+            Size(size)
+        )),
+    };
+    outcome.fix = "strait rom dump, and strait rom check of that file, tell".to_owned();
+    outcome
+}
+
+fn judged(function: &HostFunction, images: &[Image], bytes: usize) -> Outcome {
+    let (vendor, device) = (function.vendor, function.device);
+    if !images.iter().any(|image| image.serves(vendor, device)) {
+        let named: Vec<String> = images
+            .iter()
+            .flat_map(|image| {
+                image.devices.iter().map(|id| format!("{:04x}:{id:04x}", image.vendor))
+            })
+            .collect();
+        return Outcome::warn(
+            format!("its ROM is for {}, not for {vendor:04x}:{device:04x}", named.join(", ")),
+            "a ROM of another card may leave the guest without a picture: rom=FILE, or rom=off",
+        )
+        .code(&codes::E2107);
+    }
+    let size = Size(bytes as u64);
+    let damaged = images.iter().filter(|image| image.checksum_ok == Some(false)).count();
+    if damaged > 0 {
+        return Outcome::warn(
+            format!(
+                "{damaged} of the {} images in its ROM ({size}) have a wrong checksum",
+                images.len()
+            ),
+            "firmware passes over such an image: rom=FILE with a good copy",
+        )
+        .code(&codes::E1116);
+    }
+    match rom::has_efi(images) {
+        true => {
+            Outcome::pass(format!("its ROM of {size} has an image for UEFI and names this device"))
+        }
+        false => Outcome::info(format!(
+            "its ROM of {size} names this device and has no image for UEFI: such a guest has no early picture without rom=FILE"
+        )),
+    }
 }

@@ -237,7 +237,7 @@ static CHECKS: &[Check] = &[
     device(29, "power", "power_state, d3cold_allowed", life::power),
     device(31, "interrupts", "config", life::interrupts),
     device(32, "link", "current_link_*, max_link_*", life::link),
-    device(33, "ROM", "resource, boot_vga", life::rom),
+    device(33, "ROM", "rom, resource, boot_vga", life::rom),
     device(34, "NUMA", "numa_node, /sys/devices/system/node", memory::numa),
     host(35, "memory", "/proc/meminfo, memory.max", memory::free),
     host(36, "huge pages", "/sys/kernel/mm", memory::huge_pages),

@@ -131,6 +131,11 @@ fn r1_virtualization_off_in_the_firmware_is_named_for_the_maker() {
     let found = worst(&tree, &[], 2);
     assert_eq!(found.level, Level::Fail);
     assert!(found.fix.contains("SVM Mode"), "{}", found.fix);
+    tree.file("/proc/cpuinfo", "vendor_id : GenuineIntel\nflags : lm\n");
+    let found = worst(&tree, &[], 2);
+    assert_eq!((found.level, exit_status(&findings(&tree, &[]))), (Level::Fail, 3));
+    let told = format!("{} {}", found.fact, found.fix);
+    assert!(told.contains("VT-x") && !told.contains("SVM"), "{told}");
 }
 
 #[test]
@@ -147,11 +152,29 @@ fn r2_iommu_off_says_firmware_or_argument() {
 fn r3_amd_host_is_not_asked_for_an_argument() {
     let tree = Tree::two_cards();
     tree.remove("/sys/firmware/acpi/tables/DMAR");
+    tree.remove("/sys/class/iommu/dmar0");
     tree.file("/sys/firmware/acpi/tables/IVRS", "IVRS");
+    tree.file(
+        "/sys/class/iommu/ivhd0/amd-iommu/features",
+        "0x25bf732fa2295afe\n".replace("0x", ""),
+    );
     tree.file("/proc/cmdline", "BOOT_IMAGE=/vmlinuz quiet\n");
-    for finding in findings(&tree, &["3b:00"]) {
-        assert!(!finding.fix.contains("amd_iommu"), "{finding:?}");
-    }
+    tree.file("/sys/kernel/iommu_groups/31/type", "DMA-FQ\n");
+    let found = findings(&tree, &["3b:00"]);
+    let asks = |finding: &Finding| {
+        let lines = finding.details.iter().chain([&finding.fix]);
+        lines.filter(|line| line.contains("amd_iommu")).count()
+    };
+    assert_eq!(found.iter().map(asks).sum::<usize>(), 0, "{found:#?}");
+    assert_eq!(worst(&tree, &[], 4).level, Level::Pass);
+    let mode = worst(&tree, &[], 6);
+    assert_eq!((mode.level, mode.fix.contains("iommu=pt")), (Level::Info, true), "{mode:?}");
+    // Nor is it when the IOMMU is off: then it is the firmware's matter.
+    tree.remove("/sys/kernel/iommu_groups");
+    tree.remove("/sys/firmware/acpi/tables/IVRS");
+    let off = worst(&tree, &[], 4);
+    assert_eq!((off.level, off.fix.contains("firmware setup")), (Level::Fail, true), "{off:?}");
+    assert!(!plan(&tree, &[]).contains("amd_iommu"), "{}", plan(&tree, &[]));
 }
 
 #[test]

@@ -59,6 +59,31 @@ impl Files for Sysroot {
     }
 }
 
+/// A host laid out in a directory: its files hold what a read gave, and switch nothing.
+struct Snapshot<'a>(&'a Sysroot);
+
+impl Files for Snapshot<'_> {
+    fn write(&self, _: &str, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read(&self, path: &str) -> io::Result<Vec<u8>> {
+        Files::read(self.0, path)
+    }
+}
+
+/// Reads it where that disturbs nobody: the function has no driver and is awake. `Ok(None)`: it is left alone. Refuses as
+/// [`dump`] does.
+pub fn peek(sysroot: &Sysroot, function: &HostFunction) -> Result<Option<Dump>, Failure> {
+    let sleeps = function.power_state.as_deref().is_some_and(|state| state.starts_with("D3"));
+    if function.driver.is_some() || sleeps {
+        return Ok(None);
+    }
+    refuse(sysroot, function)?;
+    let files: &dyn Files = if sysroot.is_host() { sysroot } else { &Snapshot(sysroot) };
+    by_sysfs(sysroot, files, function).map(Some)
+}
+
 /// Reads it; `by_vfio` does for a function that VFIO has. E1116 says why there is nothing to read.
 ///
 /// # Errors

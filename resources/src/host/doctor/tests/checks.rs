@@ -87,11 +87,78 @@ fn reset_of_a_whole_bus_needs_all_of_it_and_a_port_above() {
     assert!(worst(&flat, &["3b:00"], 27).fact.contains("keeps its state over guest reboots"));
 }
 
+/// One image of 512 bytes for UEFI on x86-64, or for an old BIOS.
+fn rom_image(device: u16, uefi: bool) -> Vec<u8> {
+    let mut rom = vec![0_u8; 512];
+    rom[..2].copy_from_slice(&[0x55, 0xaa]);
+    if uefi {
+        rom[4..12].copy_from_slice(&[0xf1, 0x0e, 0, 0, 0x0b, 0, 0x64, 0x86]);
+    } else {
+        rom[2] = 1;
+    }
+    rom[0x18] = 0x40;
+    rom[0x40..0x44].copy_from_slice(b"PCIR");
+    rom[0x44..0x46].copy_from_slice(&0x10de_u16.to_le_bytes());
+    rom[0x46..0x48].copy_from_slice(&device.to_le_bytes());
+    rom[0x4a] = 0x1c;
+    rom[0x50] = 1;
+    rom[0x54..0x56].copy_from_slice(&[if uefi { 3 } else { 0 }, 0x80]);
+    if !uefi {
+        rom[511] = rom.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte));
+    }
+    rom
+}
+
 #[test]
-fn rom_that_the_firmware_ran_is_told_apart_from_one_that_it_did_not() {
+fn rom_of_an_idle_device_is_read_and_judged() {
     let tree = Tree::two_cards();
+    tree.remove(&format!("{GPU}/driver"));
+    let judged = |rom: Vec<u8>| {
+        tree.file(&format!("{GPU}/rom"), rom);
+        let found = worst(&tree, &["3b:00.0"], 33);
+        (found.level, found.fact)
+    };
+    let (level, fact) = judged(rom_image(0x1e07, true));
+    assert_eq!((level, fact.contains("has an image for UEFI")), (Level::Pass, true), "{fact}");
+    let (level, fact) = judged(rom_image(0x1e07, false));
+    assert_eq!((level, fact.contains("no image for UEFI")), (Level::Info, true), "{fact}");
+    let (level, fact) = judged(rom_image(0x1e04, true));
+    assert_eq!(
+        (level, fact.contains("for 10de:1e04, not for 10de:1e07")),
+        (Level::Warn, true),
+        "{fact}"
+    );
+    let mut damaged = rom_image(0x1e07, false);
+    damaged[300] ^= 1;
+    let (level, fact) = judged(damaged);
+    assert_eq!((level, fact.contains("wrong checksum")), (Level::Warn, true), "{fact}");
+    let (level, fact) = judged(vec![0x4d; 512]);
+    assert_eq!((level, fact.contains("not sound")), (Level::Warn, true), "{fact}");
+    let (level, fact) = judged(vec![0xff; 512]);
+    assert_eq!(
+        (level, fact.contains("there is nothing in its ROM")),
+        (Level::Info, true),
+        "{fact}"
+    );
+    tree.remove(&format!("{GPU}/rom"));
+    assert!(worst(&tree, &["3b:00.0"], 33).fact.contains("has no ROM"));
+}
+
+#[test]
+fn rom_of_a_device_that_a_driver_has_or_that_sleeps_is_left_alone() {
+    let tree = Tree::two_cards();
+    // What would be told if it were read.
+    tree.file(&format!("{GPU}/rom"), vec![0x4d; 512]);
     let found = worst(&tree, &["3b:00.0"], 33);
-    assert_eq!((found.level, found.fact.contains("512 KiB")), (Level::Pass, true), "{found:?}");
+    assert_eq!(
+        (found.level, found.fact.contains("vfio-pci has the device")),
+        (Level::Info, true),
+        "{found:?}"
+    );
+    assert!(found.fix.contains("strait rom dump"), "{}", found.fix);
+    tree.remove(&format!("{GPU}/driver"));
+    tree.file(&format!("{GPU}/power_state"), "D3hot\n");
+    assert!(worst(&tree, &["3b:00.0"], 33).fact.contains("sleeps"));
     tree.file(&format!("{GPU}/boot_vga"), "1\n");
     assert!(worst(&tree, &["3b:00.0"], 33).fact.contains("changed copy"));
     assert!(worst(&tree, &["03:00.0"], 33).fact.contains("no expansion ROM"));
