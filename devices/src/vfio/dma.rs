@@ -52,6 +52,15 @@ struct Ram {
     _owner: Arc<dyn Any + Send + Sync>,
 }
 
+/// What devices of a group can address, as the kernel says; empty when it does not. Nobody may have the group open. No
+/// device is opened, so none is reset.
+pub fn iova_ranges_of(group: u32) -> io::Result<Vec<AddressRange>> {
+    let open = |path: &str| fs::OpenOptions::new().read(true).write(true).open(path);
+    let (container, group) = (open("/dev/vfio/vfio")?, open(&format!("/dev/vfio/{group}"))?);
+    ioctl::join(&group, &container)?;
+    Ok(ioctl::iommu_info(&container)?.iova)
+}
+
 impl DmaDomain {
     /// An empty domain. `kvm` is KVM's VFIO device, so that KVM knows of every group.
     pub fn new(kvm: Option<Arc<VfioDeviceFd>>) -> Result<Arc<Self>, DmaError> {

@@ -23,6 +23,8 @@ const fn request(offset: u32) -> libc::c_ulong {
     (((sys::VFIO_TYPE as u32) << 8) | (sys::VFIO_BASE + offset)) as libc::c_ulong
 }
 
+const SET_IOMMU: libc::c_ulong = request(2);
+const GROUP_SET_CONTAINER: libc::c_ulong = request(4);
 const DEVICE_GET_INFO: libc::c_ulong = request(7);
 const DEVICE_GET_REGION_INFO: libc::c_ulong = request(8);
 const DEVICE_GET_IRQ_INFO: libc::c_ulong = request(9);
@@ -313,6 +315,16 @@ pub struct IommuInfo {
     pub page_sizes: u64,
     /// DMA mappings that may still be made, when the kernel says.
     pub mappings_left: Option<u32>,
+}
+
+/// Puts a group into a container, which then has the group's IOMMU, without opening a device of it.
+pub(super) fn join(group: &impl AsRawFd, container: &impl AsRawFd) -> io::Result<()> {
+    let mut fd: i32 = container.as_raw_fd();
+    let argument = (&raw mut fd).cast();
+    // SAFETY: the argument is a pointer to a descriptor, which outlives the call.
+    unsafe { call(group.as_raw_fd(), GROUP_SET_CONTAINER, argument) }?;
+    // SAFETY: the argument is a number.
+    unsafe { call(container.as_raw_fd(), SET_IOMMU, sys::VFIO_TYPE1v2_IOMMU as *mut _) }.map(drop)
 }
 
 /// Asks a container; after its first group only.

@@ -120,6 +120,11 @@ counted none "" -9
 strait_to unbind unbind $edu0
 state >$J/after
 same "the host is not as it was after a SIGKILL" before after
+# Doctor's check 8 asks VFIO for what it grants, and opens no device for that.
+bind $edu1
+strait_to doctor -v doctor $edu1
+says doctor.out "VFIO lets devices of group $(group $edu1) address 0x0-0xfedfffff, 0xfef00000-0xffffffffffff"
+give_back $edu1
 echo 0 >$T/events/kprobes/lab_bus_reset/enable
 echo >$T/kprobe_events
 "#;

@@ -4,10 +4,11 @@ mod json;
 mod machine;
 mod next;
 
-use std::{fmt::Write as _, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use anstyle::Style;
 use serde_json::Value;
+use strait_devices::vfio::dma::iova_ranges_of;
 use strait_resources::{
     bdf::Bdf,
     codes,
@@ -18,6 +19,7 @@ use strait_resources::{
         pci::HostFunction,
         sysroot::Sysroot,
     },
+    range::AddressRange,
 };
 
 use machine::Machine;
@@ -50,6 +52,7 @@ pub(crate) fn run(args: &DoctorArgs, verbose: u8) -> Result<u8, Failure> {
     }
     if args.output.sysroot == Path::new("/") {
         kvm_capabilities(&mut findings);
+        add(&mut findings, vfio_ranges(&chosen));
     }
     let fits = match &machine {
         Some(machine) => machine.fits(&sysroot),
@@ -95,6 +98,29 @@ fn kvm_capabilities(findings: &mut Vec<Finding>) {
     add(findings, vec![found]);
 }
 
+/// What only VFIO tells, of groups that are on it and that nobody has: what it really lets devices address, where sysfs
+/// knows the widths of registers. No device is opened for that.
+fn vfio_ranges(chosen: &[HostFunction]) -> Vec<Finding> {
+    let on_vfio = chosen.iter().filter(|function| function.is_on_vfio());
+    let groups: BTreeSet<u32> = on_vfio.filter_map(|function| function.group).collect();
+    let ranges = groups.into_iter().filter_map(|group| match iova_ranges_of(group) {
+        Ok(ranges) => addressable(group, &ranges),
+        // In use, or not viable: other checks say so.
+        Err(error) => {
+            log::info!("VFIO does not tell what group {group} can address: {error}");
+            None
+        }
+    });
+    ranges.collect()
+}
+
+fn addressable(group: u32, ranges: &[AddressRange]) -> Option<Finding> {
+    let list: Vec<String> = ranges.iter().map(AddressRange::to_string).collect();
+    let fact = format!("VFIO lets devices of group {group} address {}", list.join(", "));
+    (!list.is_empty()).then(|| passed(WIDTH, "VFIO_IOMMU_GET_INFO", fact))
+}
+
+const WIDTH: (u8, &str) = (8, "IOMMU width");
 const KVM: (u8, &str) = (2, "KVM");
 
 /// First among those as bad.
@@ -186,4 +212,22 @@ fn script(plan: &Plan) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_vfio_grants_are_listed_and_none_is_no_finding() {
+        let range = |first, last| AddressRange::inclusive(first, last).unwrap();
+        let ranges = [range(0, 0xfedf_ffff), range(0xfef0_0000, 0x7f_ffff_ffff)];
+        let found = addressable(31, &ranges).unwrap();
+        assert_eq!((found.check, found.level), (8, Level::Pass));
+        assert_eq!(
+            found.fact,
+            "VFIO lets devices of group 31 address 0x0-0xfedfffff, 0xfef00000-0x7fffffffff"
+        );
+        assert!(addressable(31, &[]).is_none());
+    }
 }

@@ -160,7 +160,7 @@ fn unread(function: &HostFunction, size: u64) -> Outcome {
             Size(size)
         )),
         (None, _) => Outcome::info(format!(
-            "it has an expansion ROM of {}, not read here because the device sleeps",
+            "it has an expansion ROM of {}, not read here because the device sleeps or the host draws on it",
             Size(size)
         )),
     };

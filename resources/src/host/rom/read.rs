@@ -17,6 +17,7 @@ use crate::{
     codes,
     failure::Failure,
     host::{
+        framebuffer,
         pci::{self, HostFunction},
         sysroot::Sysroot,
     },
@@ -72,11 +73,12 @@ impl Files for Snapshot<'_> {
     }
 }
 
-/// Reads it where that disturbs nobody: the function has no driver and is awake. `Ok(None)`: it is left alone. Refuses as
-/// [`dump`] does.
+/// Reads it where that disturbs nobody: the function has no driver, is awake, and no framebuffer of the host's lies in its
+/// BARs, which may share their decoder with the ROM. `Ok(None)`: it is left alone. Refuses as [`dump`] does.
 pub fn peek(sysroot: &Sysroot, function: &HostFunction) -> Result<Option<Dump>, Failure> {
     let sleeps = function.power_state.as_deref().is_some_and(|state| state.starts_with("D3"));
-    if function.driver.is_some() || sleeps {
+    let draws = framebuffer::on(sysroot, function.bdf)?.is_some();
+    if function.driver.is_some() || sleeps || draws {
         return Ok(None);
     }
     refuse(sysroot, function)?;

@@ -157,6 +157,9 @@ fn rom_of_a_device_that_a_driver_has_or_that_sleeps_is_left_alone() {
     );
     assert!(found.fix.contains("strait rom dump"), "{}", found.fix);
     tree.remove(&format!("{GPU}/driver"));
+    tree.framebuffer("0000:3b:00.0", "efifb", "efi-framebuffer");
+    assert!(worst(&tree, &["3b:00.0"], 33).fact.contains("the host draws on it"));
+    tree.remove("/proc/iomem");
     tree.file(&format!("{GPU}/power_state"), "D3hot\n");
     assert!(worst(&tree, &["3b:00.0"], 33).fact.contains("sleeps"));
     tree.file(&format!("{GPU}/boot_vga"), "1\n");
