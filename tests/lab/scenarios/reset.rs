@@ -90,6 +90,8 @@ same "a refusal changed the host" before after
 # counted NAME METHODS: bus resets at the start of a guest and for its first reboot; the list meanwhile.
 counted() {
     : >$T/trace
+    # Of an earlier run of the same guest.
+    rm -f $J/$1.rc $J/$1.serial
     vm_$1 &
     wait_mark $1 ready 100 || exit 1
     eval "$1_start=$(resets)"
