@@ -54,6 +54,7 @@ codes! {
     E1115 0 "a device did not go back to its driver"
     E1116 4 "the device's ROM cannot be read"
     E1117 0 "the host's framebuffer does not come back"
+    E1118 0 "the host's console goes dark"
     E1201 5 "64-bit BARs do not fit"
     E1202 5 "32-bit BARs do not fit"
     E1203 5 "a BAR cannot be mapped"

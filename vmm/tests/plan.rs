@@ -178,6 +178,9 @@ fn r33_boot_display_needs_a_flag_before_a_run_takes_it() {
     let (status, _, told) = dry_run(&tree, &["--vfio", "03:00.0", "--allow-boot-vga"]);
     assert_eq!(status, 0, "{told}");
     assert!(told.contains("note: 0000:03:00.0 would be taken from ast\n"), "{told}");
+    // The two cards are on VFIO already, and nothing shows the host's console.
+    let dark = "warning[E1118]: the host has no display but 0000:03:00.0: its console goes dark\n";
+    assert!(told.contains(dark), "{told}");
 }
 
 #[test]

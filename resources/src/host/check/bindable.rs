@@ -10,7 +10,7 @@ use super::{
         holders::{Holder, holders},
         iommu,
         needs::{needs, nodes},
-        pci::HostFunction,
+        pci::{self, HostFunction},
         sysroot::Sysroot,
     },
     Warning, assignable,
@@ -101,6 +101,7 @@ pub fn bindable(
         taking.framebuffer =
             super::framebuffer::to_release(sysroot, &taking.function, allowed.release_fb)?;
     }
+    warnings.extend(dark_console(sysroot, &take)?);
     for group in &groups {
         let in_group = |function: &&HostFunction| function.group == Some(*group);
         let Some(first) = functions.iter().find(in_group) else { continue };
@@ -118,6 +119,37 @@ pub fn unused(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<(), Failu
         assignable::free(function.bdf, group, &holders.found)?;
     }
     Ok(())
+}
+
+/// The display that the host keeps when these are `gone`; one with a driver counts before one without.
+pub(in crate::host) fn display_left(
+    all: &[HostFunction],
+    gone: impl Fn(&HostFunction) -> bool,
+) -> Option<&HostFunction> {
+    let stays = |function: &&HostFunction| {
+        function.class.is_display() && !function.is_on_vfio() && !gone(function)
+    };
+    all.iter().rev().filter(stays).max_by_key(|function| function.driver.is_some())
+}
+
+/// The display of the host's console may go, and none is left that shows it (E1118).
+fn dark_console(sysroot: &Sysroot, take: &[Taking]) -> Result<Option<Warning>, Failure> {
+    let Some(boot) = take.iter().find(|taking| taking.function.boot_vga == Some(true)) else {
+        return Ok(None);
+    };
+    let all = pci::scan(sysroot)?;
+    let taken = |function: &HostFunction| take.iter().any(|t| t.function.bdf == function.bdf);
+    let left = display_left(&all, taken);
+    if left.is_some_and(|function| function.driver.is_some()) {
+        return Ok(None);
+    }
+    let cause = format!("the host has no display but {}: its console goes dark", boot.function.bdf);
+    let fix = "log in by network or serial console before the guest starts";
+    let warning = Failure::new(&codes::E1118, cause, fix);
+    Ok(Some(match left {
+        Some(other) => warning.detail(format!("{} could show it, but has no driver", other.bdf)),
+        None => warning,
+    }))
 }
 
 fn not_needed(sysroot: &Sysroot, taking: &Taking, allowed: &Allowed) -> Result<(), Failure> {
@@ -251,6 +283,26 @@ mod tests {
         assert_eq!(failure.code.id, "E1104");
         assert!(failure.fix.contains("--allow-boot-vga"), "{}", failure.fix);
         assert!(ask(&tree, &Allowed { boot_vga: true, ..Allowed::default() }).is_ok());
+    }
+
+    #[test]
+    fn r33_bindable_warns_of_a_console_that_no_other_display_shows() {
+        let tree = card();
+        let allowed = Allowed { boot_vga: true, ..Allowed::default() };
+        assert!(ask(&tree, &allowed).unwrap().warnings.is_empty());
+        tree.file(&format!("/sys/bus/pci/devices/{GPU}/boot_vga"), "1\n");
+        let warnings = || ask(&tree, &allowed).unwrap().warnings;
+        let [warning] = &warnings()[..] else { panic!("{:?}", warnings()) };
+        assert_eq!((warning.code.id, warning.code.exit), ("E1118", 0));
+        assert!(warning.cause.contains(GPU) && warning.details.is_empty(), "{warning:?}");
+        let other = |bdf, driver| {
+            let class = 0x03_0000;
+            tree.function(&Function { bdf, class, driver, group: Some(9), ..Function::default() });
+        };
+        other("0000:05:00.0", None);
+        assert_eq!(warnings()[0].details, ["0000:05:00.0 could show it, but has no driver"]);
+        other("0000:06:00.0", Some("ast"));
+        assert!(warnings().is_empty());
     }
 
     #[test]

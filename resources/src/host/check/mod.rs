@@ -10,6 +10,7 @@ mod nodes;
 mod select;
 
 pub use assignable::assignable;
+pub(super) use bindable::display_left;
 pub use bindable::{Allowed, Bindable, Taking, bindable, unused};
 pub use machine::{host, kvm, vfio};
 pub use memory::{has_spare_memory, huge_pages, memlock, memory};

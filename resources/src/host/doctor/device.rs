@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        check::{Allowed, assignable, bindable},
+        check::{Allowed, assignable, bindable, display_left},
         driver,
         holders::device_holders,
         iommu::{self, State},
@@ -128,9 +128,7 @@ pub(super) fn other_display(host: &Host<'_>) -> Answer {
     if !host.chosen.iter().any(|function| function.class.is_display()) {
         return Ok(Vec::new());
     }
-    let stays = host.all.iter().find(|function| {
-        function.class.is_display() && !host.is_chosen(function.bdf) && !function.is_on_vfio()
-    });
+    let stays = display_left(&host.all, |function| host.is_chosen(function.bdf));
     let mut found = vec![match stays {
         Some(other) if other.driver.is_some() => {
             Outcome::pass(format!("the host's display stays on {} {}", other.bdf, host.name(other)))
