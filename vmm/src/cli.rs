@@ -33,7 +33,7 @@ Examples:
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   strait explain E1103
-  strait explain";
+  strait explain --json";
 
 /// A KVM monitor that hands whole PCI devices to a guest.
 #[derive(Debug, Parser)]
@@ -135,6 +135,22 @@ pub(crate) struct ExplainArgs {
     /// Print docs/errors.md.
     #[arg(long, hide = true, conflicts_with = "code")]
     pub(crate) markdown: bool,
+    /// For programs: one JSON object, as docs/json.md describes it; a refusal too.
+    #[arg(long, conflicts_with = "markdown")]
+    pub(crate) json: bool,
+}
+
+/// For words that are not understood: do they ask a command that refuses in JSON for an answer to a program?
+pub(crate) fn wants_json(words: &[OsString]) -> bool {
+    let has = |word: &str| words.iter().any(|given| given == word);
+    let is_flag = |word: &str| word.starts_with('-');
+    let mut given = words.iter().skip(1).filter_map(|word| word.to_str());
+    has("--json")
+        && match given.find(|word| !is_flag(word)) {
+            Some("run") => has("--dry-run"),
+            Some(command) => ["bind", "unbind", "explain"].contains(&command),
+            None => false,
+        }
 }
 
 /// What the parser refuses, in our words.
@@ -257,6 +273,25 @@ mod tests {
             assert_eq!((failure.code.id, failure.code.exit), ("E2001", 2), "{line}");
             assert!(failure.cause.contains(cause), "{line}: {}", failure.cause);
             assert!(failure.fix.contains(fix), "{line}: {}", failure.fix);
+        }
+    }
+
+    #[test]
+    fn json_is_wanted_where_a_refusal_is_an_answer() {
+        let wants =
+            |line: &str| wants_json(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        for line in [
+            "strait run --dry-run --json --vfo 3b:00",
+            "strait -v bind --json --persit",
+            "strait unbind --json",
+            "strait explain --json E1 E2",
+        ] {
+            assert!(wants(line), "{line}");
+        }
+        for line in
+            ["strait run --json", "strait bind --jsn", "strait ps --json bind", "strait --json"]
+        {
+            assert!(!wants(line), "{line}");
         }
     }
 

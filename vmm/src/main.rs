@@ -41,10 +41,7 @@ fn main() -> ExitCode {
         }
         Err(wrong) => {
             let failure = cli::misuse(&wrong);
-            return match command::run::wants_json() {
-                true => ended(report::json_failure(&failure).map(|()| failure.code.exit)),
-                false => ended(Err(failure)),
-            };
+            return ended(report::answered(cli::wants_json(&words), Err(failure)));
         }
     };
     report::log_to_stderr(cli.verbose);

@@ -135,9 +135,12 @@ pub(crate) fn dry_run(
     out(&dry_run::render(config, names, functions, plan))
 }
 
-/// Why there is no answer, to a program.
-pub(crate) fn json_failure(failure: &Failure) -> Result<(), Failure> {
-    json(&failure_answer(failure))
+/// A command's end; a refusal is an answer too when a program asks, with the same exit status.
+pub(crate) fn answered(to_program: bool, end: Result<u8, Failure>) -> Result<u8, Failure> {
+    match end {
+        Err(failure) if to_program => json(&failure_answer(&failure)).map(|()| failure.code.exit),
+        end => end,
+    }
 }
 
 pub(crate) fn failure_answer(failure: &Failure) -> impl Serialize + use<> {

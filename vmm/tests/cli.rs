@@ -1,10 +1,16 @@
 //! The binary as a user meets it: exit status, what goes where, nothing on the way that needs a host.
 
+#[expect(dead_code, reason = "no page of these is compared")]
+mod golden;
+
 use std::{
     fs::{self, File},
     io,
     process::{Command, Output},
 };
+
+use golden::assert_schema;
+use serde_json::{Value, json};
 
 fn strait(words: &[&str]) -> Output {
     let strait = Command::new(env!("CARGO_BIN_EXE_strait")).args(words).output();
@@ -57,6 +63,27 @@ fn r88_every_code_has_a_page_that_says_how_to_look_and_what_to_do() {
         assert_eq!(output.status.code(), Some(0), "{code}");
         let page = String::from_utf8(output.stdout).unwrap();
         assert!(page.contains(code) && page.lines().count() > 4, "{code}: {page}");
+    }
+}
+
+#[test]
+fn r90_explained_codes_are_an_answer_to_programs() {
+    let answer = |words: &[&str], status| -> Value {
+        let output = strait(&[words, &["--json"]].concat());
+        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(status), ""));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let one = answer(&["explain", "1103"], 0);
+    assert_schema("strait explain --json", &one);
+    let [code] = &one["codes"].as_array().unwrap()[..] else { panic!("{one}") };
+    assert_eq!((&code["code"], &code["exit"]), (&json!("E1103"), &json!(4)));
+    assert_eq!(code["class"], "The device or its group");
+    assert!(code["text"].as_str().unwrap().contains("/sys/kernel/iommu_groups"), "{code}");
+    let all = answer(&["explain"], 0);
+    assert!(all["codes"].as_array().unwrap().contains(code));
+    for words in [&["explain", "E1234"][..], &["explain", "E1103", "E1104"]] {
+        let refused = answer(words, 2);
+        assert_schema("strait run --dry-run --json, refused", &refused);
     }
 }
 

@@ -24,30 +24,30 @@ use super::{
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The tree and its kernel.
-pub(super) struct Host {
+pub(crate) struct Host {
     dir: tempfile::TempDir,
-    pub(super) kernel: Rc<Kernel>,
+    pub(crate) kernel: Rc<Kernel>,
 }
 
 /// Changes the tree as the kernel would.
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     sysroot: Sysroot,
     /// The drivers that want each function.
     native: RefCell<Vec<(Bdf, String)>>,
     /// Every write, in order.
-    pub(super) writes: RefCell<Vec<String>>,
+    pub(crate) writes: RefCell<Vec<String>>,
     /// After so many writes nothing is written any more: strait was killed.
-    pub(super) budget: Cell<usize>,
+    pub(crate) budget: Cell<usize>,
     /// A driver that never lets go.
-    pub(super) hangs: RefCell<Option<String>>,
+    pub(crate) hangs: RefCell<Option<String>>,
     /// vfio-pci refuses everything.
-    pub(super) vfio_refuses: Cell<bool>,
+    pub(crate) vfio_refuses: Cell<bool>,
     /// vfio-pci deletes the firmware's framebuffer, as since Linux 6.0.
-    pub(super) vfio_removes_screen: Cell<bool>,
+    pub(crate) vfio_removes_screen: Cell<bool>,
     /// Values that it takes nowhere.
-    pub(super) refuses: RefCell<Vec<String>>,
+    pub(crate) refuses: RefCell<Vec<String>>,
     /// The framebuffer's driver keeps the BAR although it let go of its device.
-    pub(super) screen_stays: Cell<bool>,
+    pub(crate) screen_stays: Cell<bool>,
 }
 
 /// Where the fake framebuffer's platform device and its driver are.
@@ -56,11 +56,11 @@ const SCREEN_DRIVER: &str = "/sys/bus/platform/drivers/vesa-framebuffer";
 const CONSOLE: &str = "/sys/class/vtconsole/vtcon1";
 
 /// The child that a hanging write leaves.
-pub(super) const STUCK_CHILD: u32 = 4711;
+pub(crate) const STUCK_CHILD: u32 = 4711;
 
 impl Host {
     /// Root's, with IOMMU and vfio-pci, and this process as 100.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kernel = Rc::new(Kernel {
             sysroot: Sysroot::at(dir.path()),
@@ -82,37 +82,37 @@ impl Host {
         host
     }
 
-    pub(super) fn sysroot(&self) -> Sysroot {
+    pub(crate) fn sysroot(&self) -> Sysroot {
         Sysroot::at(self.dir.path())
     }
 
-    pub(super) fn binder(&self) -> Binder {
+    pub(crate) fn binder(&self) -> Binder {
         Binder { sysroot: self.sysroot(), writer: Rc::clone(&self.kernel) as _ }
     }
 
-    pub(super) fn file(&self, path: &str, content: &str) {
+    pub(crate) fn file(&self, path: &str, content: &str) {
         let path = self.sysroot().path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
 
-    pub(super) fn process(&self, pid: u32, state: char, start: u64) {
+    pub(crate) fn process(&self, pid: u32, state: char, start: u64) {
         self.file(&format!("/proc/{pid}/stat"), &stat(pid, state, start));
     }
 
     /// This process is 100 no more, and 100 is gone.
-    pub(super) fn kill_owner(&self) {
+    pub(crate) fn kill_owner(&self) {
         fs::remove_dir_all(self.sysroot().path("/proc/100")).unwrap();
         self.process(200, 'R', 9);
         self.file("/proc/self/stat", &stat(200, 'R', 9));
     }
 
-    pub(super) fn reboot(&self) {
+    pub(crate) fn reboot(&self) {
         self.file(BOOT, "boot-2\n");
     }
 
     /// A function on its own driver.
-    pub(super) fn function(&self, bdf: &str, driver: Option<&str>, group: u32) -> HostFunction {
+    pub(crate) fn function(&self, bdf: &str, driver: Option<&str>, group: u32) -> HostFunction {
         let at = |name: &str| format!("{}/{bdf}/{name}", pci::DEVICES);
         let mut config = [0u8; 64];
         config[..4].copy_from_slice(&[0x86, 0x80, 0xd3, 0x10]);
@@ -144,7 +144,7 @@ impl Host {
     }
 
     /// vesafb draws a text console into a BAR of this function.
-    pub(super) fn screen(&self, bdf: &str) {
+    pub(crate) fn screen(&self, bdf: &str) {
         self.file("/proc/fb", "0 VESA VGA\n");
         self.file(&format!("{SCREEN_DRIVER}/bind"), "");
         self.file(&format!("{SCREEN}/screen-of"), bdf);
@@ -153,18 +153,18 @@ impl Host {
     }
 
     /// Does it draw, and the console with it?
-    pub(super) fn draws(&self) -> (bool, bool) {
+    pub(crate) fn draws(&self) -> (bool, bool) {
         let sysroot = self.sysroot();
         let console = sysroot.read_if_present(&format!("{CONSOLE}/bind")).unwrap();
         (sysroot.read("/proc/iomem").unwrap().contains("vesafb"), console.as_deref() == Some("1"))
     }
 
-    pub(super) fn find(&self, bdf: &str) -> HostFunction {
+    pub(crate) fn find(&self, bdf: &str) -> HostFunction {
         pci::find(&self.sysroot(), bdf.parse().unwrap()).unwrap().unwrap()
     }
 
     /// Everything that taking changes, for comparison.
-    pub(super) fn state(&self) -> Vec<String> {
+    pub(crate) fn state(&self) -> Vec<String> {
         let sysroot = self.sysroot();
         let mut state = Vec::new();
         for function in pci::scan(&sysroot).unwrap() {
@@ -177,7 +177,7 @@ impl Host {
         state
     }
 
-    pub(super) fn journals(&self) -> usize {
+    pub(crate) fn journals(&self) -> usize {
         let names = self.sysroot().list_if_present("/run/strait/journal").unwrap();
         names.iter().filter(|name| name.ends_with(".json")).count()
     }

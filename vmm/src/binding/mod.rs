@@ -23,7 +23,7 @@ mod switch;
 mod write;
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 

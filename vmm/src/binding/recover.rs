@@ -101,6 +101,19 @@ impl Binder {
         Ok(undone)
     }
 
+    /// What [`Binder::unbind`] would give back that a `strait bind` of this boot took.
+    pub(crate) fn noted(&self, functions: &[HostFunction]) -> Result<Vec<Entry>, Failure> {
+        let wanted: Vec<Bdf> = functions.iter().map(|function| function.bdf).collect();
+        let mut noted = Vec::new();
+        for journal in Journals::new(&self.sysroot).list()? {
+            let bound = journal.kind == Kind::Bind && journal.settled;
+            if bound && journal.boot == boot_id(&self.sysroot)? {
+                noted.extend(split(journal.functions, &wanted).0);
+            }
+        }
+        Ok(noted)
+    }
+
     /// Gives `gone` back one at a time, last first, so that the file says at every moment what is still away.
     fn undo_some(
         &self,

@@ -1,68 +1,89 @@
 //! `strait bind` and `strait unbind`: functions to vfio-pci, and back, by hand.
 
+mod json;
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use strait_resources::{
     codes,
     failure::Failure,
-    host::{check, check::Allowed, pci::HostFunction},
+    host::{
+        check::{self, Allowed, Bindable},
+        pci::{HostFunction, is_vfio_driver},
+        sysroot::Sysroot,
+    },
 };
 
+use self::json::Answer;
 use crate::{
-    binding::{self, Binder, Entry, Kind, rule_file},
+    binding::{self, Binder, Entry, Kind},
     cli::{BindArgs, UnbindArgs},
     report,
 };
 
 /// Gives functions to vfio-pci until `strait unbind` or a reboot.
 pub(crate) fn bind(args: &BindArgs) -> Result<u8, Failure> {
-    let binder = Binder::host();
+    let binder = Binder::at(Sysroot::at(&args.change.sysroot));
+    let json = args.change.json;
+    report::answered(json, bound(&binder, args).and_then(|done| done.tell(json)))
+}
+
+/// Gives functions back to the host.
+pub(crate) fn unbind(args: &UnbindArgs) -> Result<u8, Failure> {
+    let binder = Binder::at(Sysroot::at(&args.change.sysroot));
+    let json = args.change.json;
+    report::answered(json, unbound(&binder, args).and_then(|done| done.tell(json)))
+}
+
+/// What was done, or would be: for people and for programs.
+struct Done {
+    text: String,
+    answer: Answer,
+    status: u8,
+}
+
+impl Done {
+    fn tell(self, json: bool) -> Result<u8, Failure> {
+        match json {
+            true => report::json(&self.answer)?,
+            false => report::out(&self.text)?,
+        }
+        Ok(self.status)
+    }
+}
+
+fn bound(binder: &Binder, args: &BindArgs) -> Result<Done, Failure> {
     let allowed = Allowed {
         boot_vga: args.allow_boot_vga,
         release_fb: args.release_fb,
         peers: binding::session_peers(),
     };
-    if args.dry_run {
-        let functions = check::select(binder.sysroot(), &args.functions)?;
-        let planned = binder.plan(&functions, &allowed)?;
-        report::warnings(&planned.warnings);
-        let mut text = String::new();
-        for taking in &planned.take {
-            let HostFunction { bdf, driver, .. } = &taking.function;
-            let driver = driver.as_deref().unwrap_or("no driver");
-            let why = if taking.along { ", as it shares its IOMMU group" } else { "" };
-            let _ = match &taking.framebuffer {
-                Some(screen) if taking.function.is_on_vfio() => {
-                    writeln!(text, "the host's framebuffer {} would let go of {bdf}:", screen.name)
-                }
-                Some(screen) => writeln!(
-                    text,
-                    "the host's framebuffer {} would let go of {bdf}, which would go from {driver} to vfio-pci{why}:",
-                    screen.name
-                ),
-                None => writeln!(text, "{bdf} would go from {driver} to vfio-pci{why}:"),
-            };
-            text.push_str(&binding::commands(&Entry::before(binder.sysroot(), taking)?));
-        }
-        if args.persist {
-            for function in &functions {
-                let _ = writeln!(text, "{} would be written", rule_file(function.bdf));
-            }
-        }
-        if text.is_empty() {
-            text.push_str("nothing to do: all are on vfio-pci\n");
-        }
-        report::out(&text)?;
-        return Ok(0);
-    }
-    binder.need_root("strait bind")?;
-    let lock = binder.lock()?;
-    let undone = binder.recover_locked(&lock)?;
-    report::notes(&undone.lines);
-    report::warnings(&undone.warnings);
-    let functions = check::select(binder.sysroot(), &args.functions)?;
+    let sysroot = binder.sysroot();
+    let lock = if args.change.dry_run {
+        None
+    } else {
+        binder.need_root("strait bind")?;
+        let lock = binder.lock()?;
+        // This is about others than the devices of the answer.
+        let undone = binder.recover_locked(&lock)?;
+        report::notes(&undone.lines);
+        report::warnings(&undone.warnings);
+        Some(lock)
+    };
+    let functions = check::select(sysroot, &args.functions)?;
     let planned = binder.plan(&functions, &allowed)?;
-    report::warnings(&planned.warnings);
+    if !args.change.json {
+        report::warnings(&planned.warnings);
+    }
+    let entry = |taking| Entry::before(sysroot, taking);
+    let entries = planned.take.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+    let mut answer = json::bind(sysroot, &functions, &planned, &entries, args.persist)?;
+    let Some(lock) = lock else {
+        let text = would_bind(&planned, &entries, &answer);
+        return Ok(Done { text, answer, status: 0 });
+    };
     let mut text = String::new();
     for function in functions.iter().filter(|function| function.is_on_vfio()) {
         let driver = function.driver.as_deref().unwrap_or_default();
@@ -70,17 +91,7 @@ pub(crate) fn bind(args: &BindArgs) -> Result<u8, Failure> {
     }
     if !planned.take.is_empty() {
         binder.take(&lock, Kind::Bind, &planned, &[], &BTreeMap::new())?.keep()?;
-        for taking in &planned.take {
-            let HostFunction { bdf, driver, .. } = &taking.function;
-            if let Some(screen) = &taking.framebuffer {
-                let _ = writeln!(text, "the host's framebuffer {} let go of {bdf}", screen.name);
-            }
-            if !taking.function.is_on_vfio() {
-                let driver = driver.as_deref().unwrap_or("no driver");
-                let why = if taking.along { " (it shares an IOMMU group)" } else { "" };
-                let _ = writeln!(text, "{bdf} went from {driver} to vfio-pci{why}");
-            }
-        }
+        went(&mut text, &planned);
         let _ = writeln!(text, "back with: strait unbind {}", args.functions.join(" "));
     }
     if args.persist {
@@ -88,7 +99,7 @@ pub(crate) fn bind(args: &BindArgs) -> Result<u8, Failure> {
             planned.take.iter().filter(|taking| taking.along).map(|taking| &taking.function);
         let mut files = Vec::new();
         for function in functions.iter().chain(along) {
-            files.push(binding::persist(binder.sysroot(), function)?);
+            files.push(binding::persist(sysroot, function)?);
         }
         let _ = writeln!(
             text,
@@ -98,44 +109,101 @@ pub(crate) fn bind(args: &BindArgs) -> Result<u8, Failure> {
             files = files.join(" ")
         );
     }
-    report::out(&text)?;
-    Ok(0)
+    answer.done(sysroot, &[])?;
+    Ok(Done { text, answer, status: 0 })
 }
 
-/// Gives functions back to the host.
-pub(crate) fn unbind(args: &UnbindArgs) -> Result<u8, Failure> {
-    let binder = Binder::host();
-    if args.dry_run {
-        let mut text = String::new();
-        for function in check::select(binder.sysroot(), &args.functions)? {
-            let bdf = function.bdf;
-            let driver = function.driver.as_deref().unwrap_or("no driver");
-            let _ = match function.is_on_vfio() {
-                true => writeln!(text, "{bdf} would leave {driver}"),
-                false => writeln!(text, "{bdf} is on {driver}: nothing to do"),
-            };
-        }
-        report::out(&text)?;
-        return Ok(0);
+/// What a dry run says.
+fn would_bind(planned: &Bindable, entries: &[Entry], answer: &Answer) -> String {
+    let mut text = String::new();
+    for (taking, entry) in planned.take.iter().zip(entries) {
+        let HostFunction { bdf, driver, .. } = &taking.function;
+        let driver = driver.as_deref().unwrap_or("no driver");
+        let why = if taking.along { ", as it shares its IOMMU group" } else { "" };
+        let _ = match &taking.framebuffer {
+            Some(screen) if taking.function.is_on_vfio() => {
+                writeln!(text, "the host's framebuffer {} would let go of {bdf}:", screen.name)
+            }
+            Some(screen) => writeln!(
+                text,
+                "the host's framebuffer {} would let go of {bdf}, which would go from {driver} to vfio-pci{why}:",
+                screen.name
+            ),
+            None => writeln!(text, "{bdf} would go from {driver} to vfio-pci{why}:"),
+        };
+        text.push_str(&binding::commands(entry));
     }
-    binder.need_root("strait unbind")?;
-    let lock = binder.lock()?;
-    let functions = check::select(binder.sysroot(), &args.functions)?;
+    for file in answer.devices.iter().filter_map(|device| device.rule_file.as_ref()) {
+        let _ = writeln!(text, "{file} would be written");
+    }
+    if text.is_empty() {
+        text.push_str("nothing to do: all are on vfio-pci\n");
+    }
+    text
+}
+
+/// What was done for each function.
+fn went(text: &mut String, planned: &Bindable) {
+    for taking in &planned.take {
+        let HostFunction { bdf, driver, .. } = &taking.function;
+        if let Some(screen) = &taking.framebuffer {
+            let _ = writeln!(text, "the host's framebuffer {} let go of {bdf}", screen.name);
+        }
+        if !taking.function.is_on_vfio() {
+            let driver = driver.as_deref().unwrap_or("no driver");
+            let why = if taking.along { " (it shares an IOMMU group)" } else { "" };
+            let _ = writeln!(text, "{bdf} went from {driver} to vfio-pci{why}");
+        }
+    }
+}
+
+fn unbound(binder: &Binder, args: &UnbindArgs) -> Result<Done, Failure> {
+    let sysroot = binder.sysroot();
+    let lock = if args.change.dry_run {
+        None
+    } else {
+        binder.need_root("strait unbind")?;
+        Some(binder.lock()?)
+    };
+    let functions = check::select(sysroot, &args.functions)?;
+    let mut answer = json::unbind(sysroot, &functions, &binder.noted(&functions)?)?;
+    let Some(lock) = lock else {
+        return Ok(Done { text: would_unbind(&answer), answer, status: 0 });
+    };
     let undone = binder.unbind(&lock, &functions)?;
+    answer.done(sysroot, &undone.warnings)?;
     let mut text: String = undone.lines.iter().map(|line| format!("{line}\n")).collect();
-    for function in &functions {
-        let file = rule_file(function.bdf);
-        if binder.sysroot().exists(&file) {
+    for device in &answer.devices {
+        if let Some(file) = &device.rule_file {
             let _ = writeln!(
                 text,
                 "{} goes to vfio-pci again at the next boot; undo: rm {file}",
-                function.bdf
+                device.bdf
             );
         }
     }
-    report::warnings(&undone.warnings);
-    report::out(&text)?;
+    answer.notes = Some(undone.lines);
+    if !args.change.json {
+        report::warnings(&undone.warnings);
+    }
     // A framebuffer that the kernel has forgotten keeps nobody from using the device.
     let back = undone.warnings.iter().all(|warning| warning.code == &codes::E1117);
-    Ok(if back { 0 } else { codes::E1105.exit })
+    Ok(Done { text, answer, status: if back { 0 } else { codes::E1105.exit } })
+}
+
+/// What a dry run says.
+fn would_unbind(answer: &Answer) -> String {
+    let mut text = String::new();
+    for device in &answer.devices {
+        let (bdf, driver) = (device.bdf, device.driver_before.as_deref());
+        let _ = match driver.filter(|driver| is_vfio_driver(driver)) {
+            Some(driver) => {
+                let to = device.driver_after.iter().map(|to| format!(" for {to}"));
+                let why = if device.asked_for { "" } else { ", as it was taken along" };
+                writeln!(text, "{bdf} would leave {driver}{}{why}", to.collect::<String>())
+            }
+            None => writeln!(text, "{bdf} is on {}: nothing to do", driver.unwrap_or("no driver")),
+        };
+    }
+    text
 }

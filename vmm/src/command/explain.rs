@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
 use strait_resources::{
     codes,
     failure::{CODES, Code, Failure},
@@ -12,6 +13,17 @@ use crate::{cli::ExplainArgs, report};
 
 /// One code, all of them in a list, or all of them as the page `docs/errors.md`.
 pub(crate) fn run(args: &ExplainArgs) -> Result<u8, Failure> {
+    report::answered(args.json, explain(args))
+}
+
+fn explain(args: &ExplainArgs) -> Result<u8, Failure> {
+    if args.json {
+        let codes = match &args.code {
+            Some(code) => vec![Explained::from(find(code)?)],
+            None => CODES.iter().copied().map(Explained::from).collect(),
+        };
+        return report::json(&Answer { schema: "strait.explain/1", codes }).map(|()| 0);
+    }
     let text = match &args.code {
         Some(code) => one(find(code)?),
         None if args.markdown => markdown(),
@@ -19,6 +31,31 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<u8, Failure> {
     };
     report::out(&text)?;
     Ok(0)
+}
+
+/// What `--json` answers; the document is docs/json.md.
+#[derive(Serialize)]
+struct Answer {
+    schema: &'static str,
+    codes: Vec<Explained>,
+}
+
+#[derive(Serialize)]
+struct Explained {
+    code: &'static str,
+    exit: u8,
+    class: &'static str,
+    title: &'static str,
+    text: &'static str,
+}
+
+impl From<&'static Code> for Explained {
+    fn from(code: &'static Code) -> Self {
+        let Code { id, exit, title, explain } = *code;
+        let group = GROUPS.iter().find(|(status, _)| *status == exit);
+        let class = group.map_or("", |(_, meaning)| meaning);
+        Self { code: id, exit, class, title, text: explain.trim() }
+    }
 }
 
 /// Takes `E1103`, `e1103`, `1103` and what a terminal shows: `error[E1103]`.

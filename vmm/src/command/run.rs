@@ -20,16 +20,7 @@ use crate::{
 /// Runs the machine that was asked for.
 pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
     let json = args.json;
-    match run_or_refuse(args) {
-        Err(failure) if json => report::json_failure(&failure).map(|()| failure.code.exit),
-        end => end,
-    }
-}
-
-/// For words that are not understood: do they ask for an answer to a program?
-pub(crate) fn wants_json() -> bool {
-    let words: Vec<OsString> = env::args_os().skip(1).collect();
-    ["run", "--dry-run", "--json"].iter().all(|word| words.iter().any(|given| given == word))
+    report::answered(json, run_or_refuse(args))
 }
 
 fn run_or_refuse(args: RunArgs) -> Result<u8, Failure> {
