@@ -26,7 +26,7 @@ const RMRR_FIX: &str = "see check 19; another slot or a firmware option";
 const NO_ROOM: &str = "a BAR got no address";
 const NO_ROOM_FIX: &str = "see check 23: Above 4G Decoding in the firmware setup";
 
-/// As the kernel prints them, each compared with its sources: drivers/pci/{pci,rom,setup-res}.c,
+/// As the kernel prints them; most were compared with its sources: drivers/pci/{pci,rom,setup-res}.c,
 /// drivers/pci/pcie/aer.c, drivers/iommu/iommu.c, drivers/iommu/intel/{dmar,iommu}.c, drivers/iommu/amd/iommu.c,
 /// drivers/vfio/vfio_iommu_type1.c, drivers/vfio/pci/vfio_pci_config.c, security/lockdown/lockdown.c. Where a text has
 /// changed over the years there is a row, or a shorter text, for each. NVRM's is of NVIDIA's driver.
