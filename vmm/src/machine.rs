@@ -32,6 +32,7 @@ use crate::{
     passthrough::Opened,
     phases,
     pinning::{Pinning, Progress},
+    resident,
     vcpu::{BootState, Vcpu, VcpuParts},
     vm::{Memslot, Vm},
 };
@@ -170,6 +171,7 @@ impl Machine {
         if early.is_none() {
             self.control.resume();
         }
+        resident::let_go_of_code();
         loop {
             let request = match early.take() {
                 Some(request) => request,

@@ -21,6 +21,7 @@ mod passthrough;
 mod phases;
 mod pinning;
 mod report;
+mod resident;
 mod vcpu;
 mod vm;
 

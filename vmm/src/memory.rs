@@ -25,6 +25,9 @@ use vm_memory::{
 
 use crate::config::Pages;
 
+/// Faulted in at once: a few milliseconds of a server's time.
+const PIECE: usize = 8 << 20;
+
 /// All RAM of one machine.
 pub(crate) struct GuestRam {
     pages: Pages,
@@ -87,10 +90,13 @@ impl GuestRam {
             let end = offset.and_then(|offset| (offset as u64).checked_add(part.len));
             end.is_some_and(|end| end <= area.range.len())
         };
-        match self.areas.iter().any(inside) {
-            true => populate(part.address, len),
-            false => Err(io::ErrorKind::InvalidInput.into()),
+        if !self.areas.iter().any(inside) {
+            return Err(io::ErrorKind::InvalidInput.into());
         }
+        // The kernel holds the lock of this process's address space for the whole of one call, and whoever maps something
+        // meanwhile waits: the thread that builds the machine, for seconds on a slow host.
+        let piece = PIECE.max(self.granule() as usize);
+        (0..len).step_by(piece).try_for_each(|at| populate(part.address + at, piece.min(len - at)))
     }
 }
 
