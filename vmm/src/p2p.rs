@@ -21,7 +21,10 @@ use strait_devices::{
 };
 use strait_resources::{codes, range::AddressRange};
 
-use crate::{pinning::Pinned, vcpu::STACK};
+use crate::{
+    pinning::{Pinned, give_way},
+    vcpu::STACK,
+};
 
 /// What is mapped in one call: the end of a machine waits for the call that runs.
 const PIECE: u64 = 1 << 30;
@@ -88,6 +91,7 @@ impl Worker {
         let (peers, ram) = (Arc::clone(peers), Arc::clone(ram));
         let thread =
             thread::Builder::new().name("p2p".to_owned()).stack_size(STACK).spawn(move || {
+                give_way();
                 // No device moves anything before, and the kernel maps one thing at a time.
                 if !ram.wait(&peers.ending) {
                     return;

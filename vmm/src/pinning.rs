@@ -310,8 +310,8 @@ fn chunks(
     })
 }
 
-/// Of the calling thread alone: Linux counts threads here.
-fn give_way() {
+/// Of the calling thread alone: Linux counts threads here. For what the guest shall not feel.
+pub(crate) fn give_way() {
     if let Err(error) = rustix::process::setpriority_process(None, BEHIND_NICE) {
         log::debug!("setpriority: {error}");
     }
