@@ -1,7 +1,7 @@
 //! When a machine came to each step of its way to the guest, for `strait bench`: points by the monotonic clock, kept in
 //! memory and written at the end to the file that an environment variable of `strait bench`'s names.
 
-use std::{env, fs, path::Path, sync::Mutex};
+use std::{env, fs, path::Path, sync::Mutex, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -13,12 +13,15 @@ pub(crate) struct Phase {
     pub(crate) name: String,
     /// Seconds of the monotonic clock.
     pub(crate) at: f64,
+    /// When it began, if it went on beside other steps; otherwise with the end of the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) since: Option<f64>,
 }
 
 /// Names the file.
 pub(crate) const VARIABLE: &str = "STRAIT_PHASES";
 
-static DONE: Mutex<Vec<(&'static str, f64)>> = Mutex::new(Vec::new());
+static DONE: Mutex<Vec<(&'static str, f64, Option<f64>)>> = Mutex::new(Vec::new());
 
 /// Seconds of the clock that every process of this host shares.
 pub(crate) fn now() -> f64 {
@@ -28,9 +31,19 @@ pub(crate) fn now() -> f64 {
 
 /// This step is done. Later calls with the same name, after a reboot of the guest, change nothing.
 pub(crate) fn done(name: &'static str) {
+    add(name, now(), None);
+}
+
+/// The same of one that went on for so long while other steps were done.
+pub(crate) fn done_beside(name: &'static str, lasted: Duration) {
+    let now = now();
+    add(name, now, Some(now - lasted.as_secs_f64()));
+}
+
+fn add(name: &'static str, at: f64, since: Option<f64>) {
     let mut steps = DONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if steps.iter().all(|(known, _)| *known != name) {
-        steps.push((name, now()));
+    if steps.iter().all(|(known, ..)| *known != name) {
+        steps.push((name, at, since));
     }
 }
 
@@ -44,8 +57,9 @@ pub(crate) fn over() {
 
 fn write(path: &Path) {
     let steps = DONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let phases: Vec<Phase> =
-        steps.iter().map(|(name, at)| Phase { name: (*name).to_owned(), at: *at }).collect();
+    let phase =
+        |&(name, at, since): &(&str, f64, Option<f64>)| Phase { name: name.to_owned(), at, since };
+    let phases: Vec<Phase> = steps.iter().map(phase).collect();
     let text = serde_json::to_string(&phases).unwrap_or_default();
     if let Err(error) = fs::write(path, text) {
         log::warn!("{} cannot be written: {error}", path.display());
@@ -69,14 +83,16 @@ mod tests {
         for name in ["test: one", "test: two", "test: one"] {
             done(name);
         }
+        done_beside("test: three", Duration::from_secs(2));
         write(&file);
         let phases: Vec<_> =
             read(&file).into_iter().filter(|phase| phase.name.starts_with("test: ")).collect();
         assert_eq!(
             phases.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(),
-            ["test: one", "test: two"]
+            ["test: one", "test: two", "test: three"]
         );
-        assert!(phases[0].at <= phases[1].at);
+        assert!(phases[0].at <= phases[1].at && phases[1].since.is_none());
+        assert!((phases[2].at - phases[2].since.unwrap() - 2.0).abs() < 1e-6);
         assert!(read(&directory.path().join("absent")).is_empty());
     }
 }

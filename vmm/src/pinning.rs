@@ -150,7 +150,7 @@ impl Work {
                 return;
             }
             if self.pinned.add(range.len()) {
-                phases::done("RAM pinned and mapped");
+                phases::done_beside("RAM pinned and mapped", self.pinned.began.elapsed());
                 log::info!(
                     "guest RAM, {} MiB, is pinned and mapped for DMA after {:.2} s",
                     self.pinned.total >> 20,

@@ -22,7 +22,7 @@ fn report(samples: [f64; 2]) -> Value {
         "device": {"bdf": "0000:3b:00.0", "id": "1b36:0010", "name": "n"},
         "settings": {"runs": 2, "warm_up": 1, "memory": 1, "cpus": 1, "kernel": "k", "workload": null},
         "contenders": [{"name": "strait", "version": "v", "command": ["c"], "latency": [[50.0, 1.0]],
-            "exits": null, "start": [{"name": "s", "begin": 0.0, "end": 1.0}]}],
+            "exits": null, "start": [{"name": "s", "begin": 0.0, "end": 1.0, "beside": false}]}],
         "rows": [{"id": "start.init", "title": "start", "unit": "s", "less_is_better": true,
             "results": {"strait": {"median": median, "min": min, "max": max, "samples": samples}}}],
         "notes": ["n"],
@@ -62,6 +62,7 @@ fn bad_input_is_refused_by_code() {
         (&["bench", "--vfio", "nonsense"], "E2003", "nonsense"),
         (&["bench", "--vfio", "ffff:ff:1f.7"], "E1101", "ffff:ff:1f.7"),
         (&["bench", "--vfio", "3b:00.0", "--runs", "0"], "E2001", "0"),
+        (&["bench", "--vfio", "3b:00.0", "--peer", "10.0.0.1"], "E2003", "--peer 10.0.0.1"),
         (&["bench", "compare", "/dev/null", "/dev/null"], "E2151", "/dev/null"),
         (&["bench", "compare", "/absent", "/dev/null"], "E2151", "/absent"),
     ] {

@@ -25,6 +25,7 @@ const OF_GUESTS: &[&str] = &[
     "exits.total",
     "exits.per-operation",
     "mmio.read.0",
+    "irq.delivery.median",
 ];
 
 /// The scenarios.
@@ -51,7 +52,53 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
                 Err(format!("{:?}: {}{}", run.status, run.serial, run.errors))
             }
         }),
+        Scenario::new(
+            "bench-nic",
+            HostKind::Main,
+            "strait bench measures a NIC on the host, in strait and in QEMU, with a neighbour that answers",
+        )
+        .limit(600)
+        .strait_only()
+        .vm(Vm::new("a", "").modules(&["e1000e"]).ends(Ending::Whatever))
+        .script(NIC_SCRIPT)
+        .check(|outcome| {
+            let (report, errors) = report_of(outcome)?;
+            for (id, who) in
+                OF_NICS.iter().flat_map(|id| ["strait", "qemu", "host"].map(|who| (id, who)))
+            {
+                median(&report, id, who).ok_or_else(|| format!("no {id} of {who}: {errors}"))?;
+            }
+            Ok(())
+        }),
     ]
+}
+
+/// What there must be of a NIC.
+const OF_NICS: &[&str] =
+    &["net.rtt.median", "net.rtt.p99", "net.rtt.rate", "net.echo.32", "net.sent"];
+
+const NIC_SCRIPT: &str = r#"load e1000e
+give_back $nic
+mkdir -p /run/lab/unpacked && (cd /run/lab/unpacked && cpio -id <$INITRAMFS_a) 2>/dev/null
+run_vm bench strait bench --vfio $nic --against qemu --runs 1 --memory 512M --kernel $VMLINUX \
+    --modules-dir /run/lab/unpacked/modules --output $J/out --peer 10.0.2.2,address=10.0.2.15/24
+cp $J/out/report.html $J/out/report.json $J/
+for log in $J/out/work/*.log; do cp $log $J/work-$(basename $log); done
+[ "$(driver $nic)" = e1000e ] || echo "FAIL: the NIC is on $(driver $nic) afterwards"
+"#;
+
+fn report_of(outcome: &Outcome) -> Result<(Value, String), String> {
+    let run = outcome.vm("bench")?;
+    if run.status != Some(0) {
+        return Err(format!("exit status {:?}: {}", run.status, run.errors));
+    }
+    let report = serde_json::from_str(&outcome.text("report.json"));
+    Ok((report.map_err(|error| error.to_string())?, run.errors.clone()))
+}
+
+fn median(report: &Value, id: &str, who: &str) -> Option<f64> {
+    let row = report["rows"].as_array()?.iter().find(|row| row["id"] == id)?;
+    row["results"][who]["median"].as_f64()
 }
 
 const SCRIPT: &str = r#"give_back $nvme0
@@ -66,21 +113,13 @@ run_vm compare strait bench compare $J/report.json $J/report.json
 "#;
 
 fn report_is_complete(outcome: &Outcome) -> Result<(), String> {
-    let run = outcome.vm("bench")?;
-    if run.status != Some(0) {
-        return Err(format!("exit status {:?}: {}", run.status, run.errors));
-    }
-    let report: Value =
-        serde_json::from_str(&outcome.text("report.json")).map_err(|error| error.to_string())?;
-    let median = |id: &str, who: &str| -> Option<f64> {
-        let row = report["rows"].as_array()?.iter().find(|row| row["id"] == id)?;
-        row["results"][who]["median"].as_f64()
-    };
+    let (report, errors) = report_of(outcome)?;
+    let median = |id: &str, who: &str| median(&report, id, who);
     for (ids, whose) in
         [(OF_ALL, &["strait", "qemu", "host"][..]), (OF_GUESTS, &["strait", "qemu"])]
     {
         for (id, who) in ids.iter().flat_map(|id| whose.iter().map(move |who| (id, who))) {
-            median(id, who).ok_or_else(|| format!("no {id} of {who}: {}", run.errors))?;
+            median(id, who).ok_or_else(|| format!("no {id} of {who}: {errors}"))?;
         }
     }
     // Counts and sizes do not depend on how busy the machine is.

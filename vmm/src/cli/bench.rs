@@ -6,13 +6,13 @@ use clap::{Args, Subcommand};
 
 const BENCH_EXAMPLES: &str = "\
 The same work on the host and in a guest of each monitor, in turns: start-up step by step, memory
-beyond the guest's RAM, exits, BARs, and for NVMe disks latency, reads a second and MiB/s. Disks are
-only read. The guest is strait itself on this host's kernel. The device goes to vfio-pci for the
+beyond the guest's RAM, exits, interrupts, BARs, for NVMe disks latency, reads a second and MiB/s, for
+NICs round trips and packets a second. Disks are only read; NICs send echoes to the peer. The guest is strait itself on this host's kernel. The device goes to vfio-pci for the
 guests and back. DIR gets report.html, with plots, and report.json.
 
 Examples:
   strait bench --vfio 3b:00.0 --against qemu --runs 5
-  strait bench compare before/report.json after/report.json";
+  strait bench --vfio 41:00.0 --peer 192.168.7.1,address=192.168.7.2/24";
 
 const BENCH_COMPARE_EXAMPLES: &str = "\
 A figure is better or worse only when the runs of both lie apart.
@@ -40,6 +40,9 @@ pub(crate) struct BenchArgs {
     /// The guests' RAM.
     #[arg(long, value_name = "SIZE", default_value = "1G")]
     pub(crate) memory: String,
+    /// For a NIC: who answers echoes, and the address to use, the host's own one.
+    #[arg(long, value_name = "ADDRESS,address=OWN/PREFIX")]
+    pub(crate) peer: Option<String>,
     /// Also run this program on both sides; lines NAME: NUMBER UNIT of its output become rows.
     #[arg(long, value_name = "COMMAND")]
     pub(crate) workload: Option<String>,

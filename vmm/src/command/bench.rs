@@ -2,10 +2,11 @@
 //!
 //! - `guest` and `work`: the work itself, by this same program as a guest's init or as a child on the host; `said`: its words.
 //! - `image`, `modules`: the guest's initramfs. `monitor`: the command lines.
-//! - `watch`, `exits`: one run, seen from outside. `result`, `stats`: figures of all runs.
+//! - `watch`, `exits`, `delivery`: one run, seen from outside. `result`, `stats`: figures of all runs.
 //! - `table`, `html`, `svg`: for people. `compare`: two results.
 
 mod compare;
+mod delivery;
 mod exits;
 mod guest;
 mod html;
@@ -30,14 +31,16 @@ use strait_resources::{
     names::Names,
 };
 
+use guest::Network;
 pub(crate) use guest::run as guest;
 
 use self::{
+    delivery::{Delivered, Delivery},
     exits::Counter,
     monitor::{Guest, Monitor},
     place::Place,
     result::{Contender, Device, Host, Report, SCHEMA, Settings, middle, rows, steps},
-    watch::{Files, Seen},
+    watch::{Files, Meters, Seen},
 };
 use crate::{
     binding::{self, Binder, Guard, Kind},
@@ -90,6 +93,7 @@ struct Bench {
     place: Place,
     runs: u32,
     workload: Option<String>,
+    network: Option<Network>,
     notes: Vec<String>,
     /// The host's own driver has the device: the host is measured, too.
     on_host: bool,
@@ -97,6 +101,7 @@ struct Bench {
 
 impl Bench {
     fn plan(args: &BenchArgs) -> Result<Self, Failure> {
+        let network = args.peer.as_deref().map(Network::parse).transpose()?;
         let binder = Binder::host();
         let sysroot = Sysroot::host();
         let word = args.vfio.clone().into_iter().collect::<Vec<_>>();
@@ -162,6 +167,7 @@ impl Bench {
         };
         let workload = args.workload.clone();
         Ok(Self {
+            network,
             binder,
             function,
             peers,
@@ -175,7 +181,7 @@ impl Bench {
     }
 
     fn run(&self) -> Result<Report, Failure> {
-        self.place.prepare(&self.function, self.workload.as_deref(), &self.guest)?;
+        self.place.prepare(&self.function, self.workload.as_deref(), self.network, &self.guest)?;
         // A signal must not end strait between two drivers; it ends the guest, and that ends the bench.
         events::hold_signals().map_err(internal("installing a signal handler"))?;
         let mut notes = self.notes.clone();
@@ -241,7 +247,7 @@ impl Bench {
         self.place.progress(round, WARM_UP + self.runs, "host");
         let mut command = Command::new("/proc/self/exe");
         command.arg("bench-guest").arg(self.place.scratch().join("host.json"));
-        self.watched("host", command, None, round)
+        self.watched("host", command, Meters::default(), round)
     }
 
     fn one(
@@ -253,10 +259,15 @@ impl Bench {
         self.place.progress(round, WARM_UP + self.runs, monitor.name());
         let mut command = Command::new(program);
         command.args(monitor.arguments(&self.guest)).env(phases::VARIABLE, self.phases());
-        let counter = Counter::arm();
-        let mut seen = self.watched(monitor.name(), command, counter.as_ref().ok(), round)?;
+        let (counter, delivery) = (Counter::arm(), Delivery::arm(self.function.bdf));
+        let meters = Meters { exits: counter.as_ref().ok(), interrupts: delivery.as_ref().ok() };
+        let mut seen = self.watched(monitor.name(), command, meters, round)?;
         if let Err(why) = counter {
             seen.notes.push(format!("exits: not counted: {why}"));
+        }
+        match delivery {
+            Err(why) => seen.notes.push(format!("interrupts: not timed: {why}")),
+            Ok(_) => seen.notes.extend(seen.delivered.as_ref().and_then(Delivered::missing)),
         }
         Ok(seen)
     }
@@ -269,7 +280,7 @@ impl Bench {
         &self,
         name: &str,
         command: Command,
-        counter: Option<&Counter>,
+        meters: Meters<'_>,
         round: u32,
     ) -> Result<Seen, Failure> {
         let phases = self.phases();
@@ -278,7 +289,7 @@ impl Bench {
             fs::remove_file(&phases).map_err(|error| place::cannot_write(&phases, error))?;
         }
         let log = self.place.scratch().join(format!("{name}-{round}.log"));
-        let seen = watch::run(command, &Files { log: &log, phases: &phases }, counter, LIMIT)
+        let seen = watch::run(command, &Files { log: &log, phases: &phases }, meters, LIMIT)
             .map_err(internal("watching a run"))?;
         if events::was_signalled() {
             let cause = "strait bench was told to end";

@@ -23,11 +23,7 @@ impl Counter {
         if let Some(other) = other_guest() {
             return Err(format!("another guest runs on this host (process {other})"));
         }
-        let tracing = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].map(PathBuf::from);
-        let tracing = tracing.into_iter().find(|path| path.join("instances").exists());
-        let tracing =
-            tracing.ok_or("tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing")?;
-        let instance = tracing.join(format!("instances/strait-bench-{}", std::process::id()));
+        let instance = tracing()?.join(format!("instances/strait-bench-{}", std::process::id()));
         fs::create_dir(&instance).map_err(|error| format!("no tracer: {error}"))?;
         let this = Self { instance };
         fs::write(this.file("trigger"), ARM)
@@ -53,6 +49,15 @@ impl Drop for Counter {
             log::info!("{} stays: {error}", self.instance.display());
         }
     }
+}
+
+/// Where the kernel's tracer is.
+pub(super) fn tracing() -> Result<PathBuf, String> {
+    let places = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].map(PathBuf::from);
+    let place = places.into_iter().find(|path| path.join("instances").exists());
+    place.ok_or_else(|| {
+        "tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing".to_owned()
+    })
 }
 
 /// `{ reason: KVM_EXIT_IO ( 2) } hitcount: 17`: the word where there is one, the number otherwise.
@@ -92,7 +97,7 @@ fn name(reason: &str) -> String {
 }
 
 /// A process that has a KVM guest.
-fn other_guest() -> Option<u32> {
+pub(super) fn other_guest() -> Option<u32> {
     for entry in fs::read_dir("/proc").ok()?.filter_map(Result::ok) {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
         let fds =

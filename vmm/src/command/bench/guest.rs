@@ -3,6 +3,7 @@
 use std::{
     ffi::CString,
     fs, io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     thread::sleep,
     time::Duration,
@@ -33,6 +34,43 @@ pub(super) struct Task {
     pub(super) rate_ms: u64,
     /// The user's own program.
     pub(super) workload: Option<String>,
+    /// For a NIC: who answers.
+    pub(super) network: Option<Network>,
+}
+
+/// A NIC's surroundings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Network {
+    /// Answers to echoes.
+    pub(super) peer: Ipv4Addr,
+    /// Our own address: the host's, and the guest's while it has the NIC.
+    pub(super) own: Ipv4Addr,
+    /// Of its network.
+    pub(super) prefix: u8,
+}
+
+impl Network {
+    /// Reads `PEER,address=OWN/PREFIX`.
+    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
+        let parsed = || {
+            let (peer, own) = text.split_once(",address=")?;
+            let (own, prefix) = own.split_once('/')?;
+            let network = Self {
+                peer: peer.parse().ok()?,
+                own: own.parse().ok()?,
+                prefix: prefix.parse().ok()?,
+            };
+            let hosts = 32u32.checked_sub(network.prefix.into()).filter(|bits| *bits >= 2)?;
+            let mask = u32::MAX.checked_shl(hosts).unwrap_or(0);
+            let near = network.peer.to_bits() & mask == network.own.to_bits() & mask;
+            (near && network.peer != network.own).then_some(network)
+        };
+        parsed().ok_or_else(|| {
+            let cause = format!("--peer {text} is no neighbour and own address");
+            let fix = "for example --peer 192.168.7.1,address=192.168.7.2/24: both in one network";
+            Failure::new(&codes::E2003, cause, fix)
+        })
+    }
 }
 
 /// How to find the device.
@@ -124,5 +162,28 @@ fn power_off() -> ! {
         // It does not come back unless the kernel has no way to power off; then there is nothing better to do.
         let _ = reboot(RebootCommand::PowerOff);
         sleep(Duration::from_secs(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_is_a_neighbour_and_an_own_address() {
+        let network = Network::parse("10.0.2.2,address=10.0.2.15/24").unwrap();
+        let wanted = ([10, 0, 2, 2].into(), [10, 0, 2, 15].into(), 24);
+        assert_eq!((network.peer, network.own, network.prefix), wanted);
+        for wrong in [
+            "10.0.2.2",
+            "10.0.2.2,address=10.0.2.15",
+            "10.0.2.2,address=10.0.3.15/24",
+            "10.0.2.2,address=10.0.2.2/24",
+            "10.0.2.2,address=10.0.2.15/33",
+            "10.0.2.2,address=10.0.2.15/0x",
+            "gateway,address=10.0.2.15/24",
+        ] {
+            assert_eq!(Network::parse(wrong).unwrap_err().code.id, "E2003", "{wrong}");
+        }
     }
 }

@@ -59,7 +59,7 @@ pub(super) fn render(report: &Report) -> String {
     out.push_str(&headlines(report));
     let plots = [
         ("Start, step by step", svg::start(&report.contenders)),
-        ("Latency of single reads by percentile", svg::latency(&report.contenders)),
+        ("Latency of single operations by percentile", svg::latency(&report.contenders)),
         ("Exits to the monitor, whole run", svg::exits(&report.contenders)),
     ];
     out.push_str("<div class=\"plots\">\n");
@@ -98,10 +98,11 @@ fn headlines(report: &Report) -> String {
     let mut out = String::from("<div class=\"heads\">\n");
     for (id, what) in [
         ("start.init", "start to init"),
-        ("start.first", "start to first read"),
+        ("start.first", "start to first work"),
         ("memory.beyond", "memory beyond RAM"),
         ("exits.total", "exits"),
         ("nvme.qd1.median", "read latency"),
+        ("net.rtt.median", "round trip"),
     ] {
         let Some(row) = report.rows.iter().find(|row| row.id == id) else { continue };
         let Some((ours, theirs)) = row.results.get("strait").zip(row.results.get(&peer.name))

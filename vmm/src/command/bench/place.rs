@@ -12,7 +12,7 @@ use strait_resources::{civil::Civil, codes, failure::Failure, host::pci::HostFun
 
 use super::{
     OPERATIONS, RATE_MS,
-    guest::{Device, Task},
+    guest::{Device, Network, Task},
     image::Image,
     modules::{self, Modules},
     monitor::{self, Guest},
@@ -78,6 +78,7 @@ impl Place {
         &self,
         function: &HostFunction,
         workload: Option<&str>,
+        network: Option<Network>,
         guest: &Guest,
     ) -> Result<(), Failure> {
         boot::check(
@@ -129,6 +130,7 @@ impl Place {
             operations: OPERATIONS,
             rate_ms: RATE_MS,
             workload: workload.map(str::to_owned),
+            network,
         };
         let json = |task: &Task| {
             serde_json::to_vec(task).map_err(|error| failed("the task")(error.into()))

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     said::{Figure, Mark},
-    stats::Summary,
+    stats::{Summary, percentile},
     watch::Seen,
 };
+use crate::phases::Phase;
 
 /// The form's name.
 pub(super) const SCHEMA: &str = "strait.bench/1";
@@ -81,6 +82,9 @@ pub(super) struct Step {
     pub(super) name: String,
     pub(super) begin: f64,
     pub(super) end: f64,
+    /// It went on beside the others, which follow one another.
+    #[serde(default)]
+    pub(super) beside: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -134,18 +138,32 @@ fn figures(run: &Seen, guest: bool, memory_mib: u64, operations: u32) -> Vec<Fig
     let resident = run.resident_kib.map(|kib| kib as f64 / 1024.0 - memory_mib as f64);
     let exits = run.exits.as_ref().map(|exits| exits.values().sum::<u64>() as f64);
     let power_off = run.until(Mark::Done).map(|done| run.end - run.begin - done);
+    let micros = run.delivered.as_ref().map(|seen| &seen.micros).filter(|all| !all.is_empty());
+    let delivered = |at| micros.map(|micros| percentile(micros, at));
     let found = [
         ("start.init", "start to the guest's init", "s", run.until(Mark::Up)),
         ("start.device", "start to the driver having the device", "s", run.until(Mark::Device)),
-        ("start.first", "start to the first read done", "s", run.until(Mark::First)),
+        ("start.first", "start to the first work done", "s", run.until(Mark::First)),
         ("end.exit", "the guest's last word to the monitor's end", "s", power_off),
         ("memory.beyond", "resident memory beyond guest RAM", "MiB", resident),
         ("exits.total", "exits to user space, whole run", "", exits),
         (
             "exits.per-operation",
-            "exits to user space for each read",
+            "exits to user space for each operation",
             "",
             run.exits_in_work.map(|exits| exits as f64 / f64::from(operations)),
+        ),
+        (
+            "irq.delivery.median",
+            "interrupt, host's handler to guest's entry, median",
+            "us",
+            delivered(50.0),
+        ),
+        (
+            "irq.delivery.p99",
+            "interrupt, host's handler to guest's entry, 99 %",
+            "us",
+            delivered(99.0),
         ),
     ];
     let figure = |(id, title, unit, value): (&str, &str, &str, Option<f64>)| {
@@ -165,32 +183,44 @@ pub(super) fn middle(seen: &[Seen]) -> Option<&Seen> {
 /// The steps of the start: the monitor's own where it tells them, and the guest's.
 pub(super) fn steps(seen: &[Seen]) -> Vec<Step> {
     let Some(first) = seen.first() else { return Vec::new() };
-    let own = first.phases.iter().map(|phase| phase.name.clone());
     let median = |values: Vec<f64>| Summary::of(values).map(|summary| summary.median);
-    let phase = |name: &str| {
-        let of =
-            |run: &Seen| Some(run.phases.iter().find(|phase| phase.name == name)?.at - run.begin);
+    // A point of a phase, of the run in the middle.
+    let phase = |name: &str, point: fn(&Phase) -> Option<f64>| {
+        let of = |run: &Seen| {
+            let phase = run.phases.iter().find(|phase| phase.name == name)?;
+            Some(point(phase)? - run.begin)
+        };
         median(seen.iter().filter_map(of).collect())
     };
     let mark = |mark: Mark| median(seen.iter().filter_map(|run| run.until(mark)).collect());
-    let mut ends: Vec<(String, f64)> =
-        own.filter_map(|name| Some((name.clone(), phase(&name)?))).collect();
+    // What a monitor did while its guest ran already, and what came after, is no part of the start.
+    let start_over = mark(Mark::First).unwrap_or(f64::MAX);
+    let mut ends = Vec::new();
+    let mut steps = Vec::new();
+    for Phase { name, .. } in &first.phases {
+        let (begin, end) = (phase(name, |phase| phase.since), phase(name, |phase| Some(phase.at)));
+        match (begin, end) {
+            (Some(begin), Some(end)) if begin <= start_over => {
+                steps.push(Step { name: name.clone(), begin, end, beside: true });
+            }
+            (None, Some(end)) => ends.push((name.clone(), end)),
+            _ => {}
+        }
+    }
     let marks = [
         (Mark::Up, "guest kernel, to init"),
         (Mark::Device, "guest's driver"),
-        (Mark::First, "first read"),
+        (Mark::First, "first work"),
     ];
     ends.extend(marks.into_iter().filter_map(|(of, name)| Some((name.to_owned(), mark(of)?))));
-    // What a monitor did while its guest ran already, and what came after, is no part of the start.
-    let start_over = mark(Mark::First).unwrap_or(f64::MAX);
     ends.retain(|(_, at)| *at <= start_over);
     ends.sort_by(|a, b| a.1.total_cmp(&b.1));
     let mut begin = 0.0;
-    let mut steps = Vec::new();
     for (name, end) in ends {
-        steps.push(Step { name, begin, end });
+        steps.push(Step { name, begin, end, beside: false });
         begin = end;
     }
+    steps.sort_by(|a, b| a.begin.total_cmp(&b.begin));
     steps
 }
 
@@ -201,6 +231,8 @@ pub(super) mod tests_support {
 
     pub(in super::super) fn report() -> Report {
         let summary = |values: &[f64]| Summary::of(values.to_vec()).unwrap();
+        let step =
+            |name: &str, begin, end, beside| Step { name: name.to_owned(), begin, end, beside };
         let contender = |name: &str| Contender {
             name: name.to_owned(),
             version: "1".to_owned(),
@@ -208,8 +240,9 @@ pub(super) mod tests_support {
             latency: vec![(0.0, 10.0), (50.0, 12.0), (99.0, 40.0), (100.0, 90.0)],
             exits: Some(BTreeMap::from([("MMIO".to_owned(), 3), ("port I/O".to_owned(), 400)])),
             start: vec![
-                Step { name: "checks".to_owned(), begin: 0.0, end: 0.1 },
-                Step { name: "guest kernel, to init".to_owned(), begin: 0.1, end: 2.0 },
+                step("checks", 0.0, 0.1, false),
+                step("RAM pinned and mapped", 0.05, 1.5, true),
+                step("guest kernel, to init", 0.1, 2.0, false),
             ],
         };
         let row = |id: &str, title: &str, unit: &str, results: Vec<(&str, Summary)>| Row {
@@ -274,8 +307,7 @@ pub(super) mod tests_support {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::phases::Phase;
+    use super::{super::delivery::Delivered, *};
 
     fn seen(init: f64, first: f64) -> Seen {
         Seen {
@@ -283,21 +315,30 @@ mod tests {
             end: 100.0 + first + 1.0,
             marks: vec![(Mark::Up, 100.0 + init), (Mark::First, 100.0 + first)],
             phases: vec![
-                Phase { name: "checks".into(), at: 100.5 },
-                Phase { name: "ended".into(), at: 110.0 },
+                Phase { name: "checks".into(), at: 100.5, since: None },
+                Phase { name: "pinned".into(), at: 101.5, since: Some(100.25) },
+                Phase { name: "ended".into(), at: 110.0, since: None },
             ],
             resident_kib: Some(515 * 1024),
             exits_in_work: Some(50),
+            delivered: Some(Delivered { micros: vec![10.0, 20.0, 90.0], handled: 3 }),
             ..Seen::default()
         }
     }
 
     #[test]
-    fn steps_are_ordered_gapless_and_end_with_the_first_read() {
+    fn steps_follow_one_another_to_the_first_read_but_for_what_goes_on_beside_them() {
         let steps = steps(&[seen(2.0, 3.0), seen(2.2, 3.4), seen(1.8, 3.2)]);
         let got: Vec<_> = steps.iter().map(|step| (step.name.as_str(), step.begin)).collect();
-        assert_eq!(got, [("checks", 0.0), ("guest kernel, to init", 0.5), ("first read", 2.0)]);
-        assert!((steps[2].end - 3.2).abs() < 1e-9);
+        let wanted = [
+            ("checks", 0.0),
+            ("pinned", 0.25),
+            ("guest kernel, to init", 0.5),
+            ("first work", 2.0),
+        ];
+        assert_eq!(got, wanted);
+        assert_eq!((steps[1].beside, steps[1].end), (true, 1.5));
+        assert!((steps[3].end - 3.2).abs() < 1e-9);
     }
 
     #[test]
@@ -311,6 +352,7 @@ mod tests {
         assert_eq!(row("start.init").results["strait"].median, 3.0);
         assert_eq!(row("memory.beyond").results["strait"].median, 3.0);
         assert_eq!(row("exits.per-operation").results["strait"].median, 0.05);
+        assert_eq!(row("irq.delivery.median").results["strait"].median, 20.0);
         assert!(!row("start.init").results.contains_key("host"), "the host starts no guest");
         assert!(rows.iter().all(|row| row.id != "exits.total"), "what was not counted has no row");
     }

@@ -35,6 +35,10 @@ pub(super) enum Mark {
     WorkBegin,
     /// They are over.
     WorkEnd,
+    /// Operations whose interrupts are watched begin.
+    InterruptsBegin,
+    /// They are over.
+    InterruptsEnd,
     /// Nothing happens for a moment.
     Settled,
     /// All is done.

@@ -28,6 +28,9 @@ pub(super) fn colour(name: &str) -> &'static str {
 const PARTS: [&str; 8] =
     ["#3f72c4", "#d1603d", "#e0a526", "#7a5bb5", "#2f9e8f", "#b5476b", "#8a8a8a", "#5b7f2b"];
 
+/// What goes on beside the steps of a start.
+const BESIDE: &str = "#7a858f";
+
 /// For text and attributes.
 pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -192,21 +195,24 @@ pub(super) fn start(contenders: &[Contender]) -> Option<String> {
         contenders.iter().filter(|contender| !contender.start.is_empty()).collect();
     let end = with
         .iter()
-        .filter_map(|contender| contender.start.last())
-        .map(|step| step.end)
+        .flat_map(|contender| contender.start.iter().map(|step| step.end))
         .reduce(f64::max)?;
     let scale = |seconds: f64| WIDTH * seconds / end.max(1e-9);
     let mut plot = Plot::new();
     let mut y = 4.0;
     for contender in with {
-        let total = contender.start.last().map_or(0.0, |step| step.end);
+        let total = contender.start.iter().map(|step| step.end).fold(0.0, f64::max);
         plot.text(0.0, y + 10.0, "start", "strong", &contender.name);
         plot.text(WIDTH, y + 10.0, "end", "strong", &seconds(total));
         y += 17.0;
-        for Step { name, begin, end } in &contender.start {
+        for Step { name, begin, end, beside } in &contender.start {
             let (x, width) = (scale(*begin), scale(end - begin));
-            let label = format!("{name}, {}", seconds(end - begin));
-            plot.bar(x, y, width, 14.0, colour(&contender.name), &label);
+            let label = match beside {
+                true => format!("meanwhile: {name}, {}", seconds(end - begin)),
+                false => format!("{name}, {}", seconds(end - begin)),
+            };
+            let fill = if *beside { BESIDE } else { colour(&contender.name) };
+            plot.bar(x, y, width, 14.0, fill, &label);
             let room = label.chars().count() as f64 * 5.6 + 6.0;
             // Inside the bar, else where there is room: behind it, or before it.
             let (at, anchor, class) = if x + width + room < WIDTH && width < room {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    delivery::{Delivered, Delivery},
     exits::{Counter, Counts},
     said::{Figure, Mark, Said},
 };
@@ -37,6 +38,8 @@ pub(super) struct Seen {
     pub(super) exits: Option<Counts>,
     /// Those between the marks of the work.
     pub(super) exits_in_work: Option<u64>,
+    /// Interrupts on their way to the guest.
+    pub(super) delivered: Option<Delivered>,
     /// The monitor's own phases.
     pub(super) phases: Vec<Phase>,
     /// Why it did not come to its end.
@@ -58,19 +61,28 @@ pub(super) struct Files<'a> {
     pub(super) phases: &'a Path,
 }
 
+/// What the host's kernel tells of a guest.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Meters<'a> {
+    /// Exits.
+    pub(super) exits: Option<&'a Counter>,
+    /// Interrupts.
+    pub(super) interrupts: Option<&'a Delivery>,
+}
+
 /// Runs it to its end, or for so long.
 pub(super) fn run(
     mut command: Command,
     files: &Files<'_>,
-    counter: Option<&Counter>,
+    meters: Meters<'_>,
     limit: Duration,
 ) -> io::Result<Seen> {
     let errors = files.log.with_extension("err");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&errors)?);
-    let before = counter.map(Counter::counts).transpose()?;
+    let before = meters.exits.map(Counter::counts).transpose()?;
     let mut seen = Seen { begin: phases::now(), ..Seen::default() };
     let mut child = command.spawn()?;
-    let ended = follow(&mut child, files, counter, limit, &mut seen);
+    let ended = follow(&mut child, files, meters, limit, &mut seen);
     if ended.is_err() || seen.failed.is_some() {
         // It may have ended meanwhile.
         let _ = child.kill();
@@ -78,7 +90,7 @@ pub(super) fn run(
     let status = child.wait()?;
     seen.end = phases::now();
     ended?;
-    if let Some((counter, before)) = counter.zip(before) {
+    if let Some((counter, before)) = meters.exits.zip(before) {
         seen.exits = Some(difference(&counter.counts()?, &before));
     }
     if seen.failed.is_none() && seen.until(Mark::Done).is_none() {
@@ -93,10 +105,11 @@ pub(super) fn run(
 fn follow(
     child: &mut Child,
     files: &Files<'_>,
-    counter: Option<&Counter>,
+    meters: Meters<'_>,
     limit: Duration,
     seen: &mut Seen,
 ) -> io::Result<()> {
+    let Meters { exits: counter, interrupts } = meters;
     let output = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
     let (sender, lines) = channel();
     thread::spawn(move || {
@@ -138,6 +151,13 @@ fn follow(
                     Mark::WorkBegin => samples = counter.map(|_| Vec::new()),
                     Mark::WorkEnd => {
                         seen.exits_in_work = in_work(&samples.take().unwrap_or_default(), at)
+                    }
+                    Mark::InterruptsBegin => {
+                        interrupts.map(|delivery| delivery.record(true)).transpose()?;
+                    }
+                    Mark::InterruptsEnd => {
+                        interrupts.map(|delivery| delivery.record(false)).transpose()?;
+                        seen.delivered = interrupts.map(Delivery::delivered).transpose()?;
                     }
                     Mark::Settled => seen.resident_kib = resident_kib(child.id()),
                     _ => {}
@@ -190,7 +210,13 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         let (log, phases) = (directory.path().join("log"), directory.path().join("phases"));
-        run(command, &Files { log: &log, phases: &phases }, None, Duration::from_secs(2)).unwrap()
+        run(
+            command,
+            &Files { log: &log, phases: &phases },
+            Meters::default(),
+            Duration::from_secs(2),
+        )
+        .unwrap()
     }
 
     #[test]

@@ -1,9 +1,12 @@
-//! What is measured, by kind of device. It only reads: nothing is ever written to a disk.
+//! What is measured, by kind of device. Nothing is ever written to a disk; a NIC sends to
+//! its peer only.
 
 mod interrupts;
 mod mmio;
+mod nic;
 mod nvme;
 mod program;
+mod route;
 
 use std::{
     fs, io,
@@ -20,6 +23,12 @@ use super::{
 /// How long a driver may take to make its device usable.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Points of the distribution that are kept.
+const PERCENTILES: &[f64] = &[
+    0.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9,
+    99.99, 100.0,
+];
+
 /// Measures what this function permits.
 pub(super) fn measure(sysfs: &Path, task: &Task) -> io::Result<()> {
     let class = attribute(sysfs, "class").unwrap_or_default();
@@ -28,6 +37,10 @@ pub(super) fn measure(sysfs: &Path, task: &Task) -> io::Result<()> {
         let disk = wait_for("its disk", || nvme::disk(sysfs))?;
         Said::Mark(Mark::Device).say();
         nvme::measure(&disk, sysfs, task)?;
+    } else if is("0x0200")
+        && let Some(network) = &task.network
+    {
+        nic::measure(sysfs, task, network)?;
     } else {
         // Most drivers have their device at once; a device without a driver is measured as it is.
         let driver = wait_for("a driver", || fs::read_link(sysfs.join("driver")).ok());
@@ -36,16 +49,14 @@ pub(super) fn measure(sysfs: &Path, task: &Task) -> io::Result<()> {
         }
         Said::Mark(Mark::Device).say();
         Said::Mark(Mark::First).say();
-        let kind = if is("0x02") {
-            "a NIC"
-        } else if is("0x03") {
-            "a GPU"
+        if is("0x0200") {
+            note("round trips and packets are measured with a neighbour that answers: --peer");
         } else {
-            "this kind of device"
-        };
-        note(format!(
-            "strait has no work of its own for {kind}: --workload 'PROGRAM' runs yours on both sides"
-        ));
+            let kind = if is("0x03") { "a GPU" } else { "this kind of device" };
+            note(format!(
+                "strait has no work of its own for {kind}: --workload 'PROGRAM' runs yours on both sides"
+            ));
+        }
     }
     if let Some(command) = &task.workload {
         program::measure(command)?;

@@ -15,19 +15,13 @@ use super::{
         said::{Mark, Said, figure, less, more},
         stats::percentile,
     },
-    interrupts,
+    PERCENTILES, interrupts,
 };
 
 const BLOCK: usize = 4096;
 const LARGE: usize = 128 << 10;
 /// Readers at the same time, each with one read under way.
 const DEPTHS: [usize; 2] = [4, 16];
-/// Points of the distribution that are kept.
-const PERCENTILES: &[f64] = &[
-    0.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9,
-    99.99, 100.0,
-];
-
 /// The block device behind a controller's function, once it is there.
 pub(super) fn disk(sysfs: &Path) -> Option<PathBuf> {
     let controllers = fs::read_dir(sysfs.join("nvme")).ok()?;
@@ -60,6 +54,7 @@ pub(super) fn measure(disk: &Path, sysfs: &Path, task: &Task) -> io::Result<()> 
     file.read_exact_at(buffer.bytes(), 0)?;
     Said::Mark(Mark::First).say();
     single(&file, size, sysfs, task)?;
+    watched(&file, size, task)?;
     for depth in DEPTHS {
         let each = Duration::from_millis(task.rate_ms);
         let (reads, interrupts) = parallel(disk, size, depth, BLOCK, each, sysfs)?;
@@ -113,6 +108,20 @@ fn single(file: &File, size: u64, sysfs: &Path, task: &Task) -> io::Result<()> {
         figure("irq.per-read", "interrupts for each read at depth 1", "", each, None);
     }
     Said::Latency(PERCENTILES.iter().map(|&at| (at, percentile(&micros, at))).collect()).say();
+    Ok(())
+}
+
+/// More single reads, untimed, for whoever watches their interrupts from outside: watching costs time.
+fn watched(file: &File, size: u64, task: &Task) -> io::Result<()> {
+    let mut buffer = Aligned::new(BLOCK);
+    let mut place = Places::new(size, BLOCK, 2);
+    Said::Mark(Mark::InterruptsBegin).say();
+    thread::sleep(Duration::from_millis(300));
+    for _ in 0..task.operations / 4 {
+        file.read_exact_at(buffer.bytes(), place.random())?;
+    }
+    thread::sleep(Duration::from_millis(100));
+    Said::Mark(Mark::InterruptsEnd).say();
     Ok(())
 }
 
