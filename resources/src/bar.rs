@@ -19,6 +19,14 @@ impl BarIndex {
     pub const fn get(self) -> u8 {
         self.0
     }
+
+    /// 0 to 5; `None` for the ROM's.
+    pub const fn number(self) -> Option<u8> {
+        match self.0 == Self::ROM.0 {
+            true => None,
+            false => Some(self.0),
+        }
+    }
 }
 
 impl fmt::Display for BarIndex {
@@ -50,6 +58,24 @@ impl BarKind {
     /// Is this memory (not I/O)?
     pub const fn is_memory(self) -> bool {
         !matches!(self, Self::Io)
+    }
+
+    /// May reads of it be merged and done ahead (PCI 3.0, 6.2.5.1)?
+    pub const fn is_prefetchable(self) -> bool {
+        matches!(
+            self,
+            Self::Memory32 { prefetchable: true } | Self::Memory64 { prefetchable: true }
+        )
+    }
+
+    /// As answers for programs have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Io => "io",
+            Self::Memory32 { .. } => "memory32",
+            Self::Memory64 { .. } => "memory64",
+            Self::Rom => "rom",
+        }
     }
 }
 

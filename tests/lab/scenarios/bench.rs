@@ -40,7 +40,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         .strait_only()
         // Never started: its initramfs has the driver's modules, which the kernel package has without an index.
         .vm(Vm::new("a", "").modules(&["nvme"]).ends(Ending::Whatever))
-        .script(SCRIPT)
+        .script(script("nvme0", "nvme", 2, WORKLOAD) + COMPARE)
         .check(report_is_complete)
         .check(|outcome| {
             let run = outcome.vm("compare")?;
@@ -60,15 +60,10 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         .limit(600)
         .strait_only()
         .vm(Vm::new("a", "").modules(&["e1000e"]).ends(Ending::Whatever))
-        .script(NIC_SCRIPT)
+        .script(format!("load e1000e\n{}", script("nic", "e1000e", 1, PEER)))
         .check(|outcome| {
             let (report, errors) = report_of(outcome)?;
-            for (id, who) in
-                OF_NICS.iter().flat_map(|id| ["strait", "qemu", "host"].map(|who| (id, who)))
-            {
-                median(&report, id, who).ok_or_else(|| format!("no {id} of {who}: {errors}"))?;
-            }
-            Ok(())
+            has_all(&report, OF_NICS, &["strait", "qemu", "host"], &errors)
         }),
     ]
 }
@@ -76,16 +71,6 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
 /// What there must be of a NIC.
 const OF_NICS: &[&str] =
     &["net.rtt.median", "net.rtt.p99", "net.rtt.rate", "net.echo.32", "net.sent"];
-
-const NIC_SCRIPT: &str = r#"load e1000e
-give_back $nic
-mkdir -p /run/lab/unpacked && (cd /run/lab/unpacked && cpio -id <$INITRAMFS_a) 2>/dev/null
-run_vm bench strait bench --vfio $nic --against qemu --runs 1 --memory 512M --kernel $VMLINUX \
-    --modules-dir /run/lab/unpacked/modules --output $J/out --peer 10.0.2.2,address=10.0.2.15/24
-cp $J/out/report.html $J/out/report.json $J/
-for log in $J/out/work/*.log; do cp $log $J/work-$(basename $log); done
-[ "$(driver $nic)" = e1000e ] || echo "FAIL: the NIC is on $(driver $nic) afterwards"
-"#;
 
 fn report_of(outcome: &Outcome) -> Result<(Value, String), String> {
     let run = outcome.vm("bench")?;
@@ -101,27 +86,41 @@ fn median(report: &Value, id: &str, who: &str) -> Option<f64> {
     row["results"][who]["median"].as_f64()
 }
 
-const SCRIPT: &str = r#"give_back $nvme0
+/// Refuses a report that lacks one of these rows for one of these.
+fn has_all(report: &Value, ids: &[&str], whose: &[&str], errors: &str) -> Result<(), String> {
+    for (id, who) in ids.iter().flat_map(|id| whose.iter().map(move |who| (id, who))) {
+        median(report, id, who).ok_or_else(|| format!("no {id} of {who}: {errors}"))?;
+    }
+    Ok(())
+}
+
+/// Runs `strait bench` for this device of L1's, which must be back on its driver after it, and keeps what came out.
+fn script(device: &str, driver: &str, runs: u32, more: &str) -> String {
+    format!(
+        r#"give_back ${device}
 mkdir -p /run/lab/unpacked && (cd /run/lab/unpacked && cpio -id <$INITRAMFS_a) 2>/dev/null
-run_vm bench strait bench --vfio $nvme0 --against qemu --runs 2 --memory 512M --kernel $VMLINUX \
-    --modules-dir /run/lab/unpacked/modules --output $J/out --workload "/run/lab/bin/busybox echo speed: 42 MB/s"
+run_vm bench strait bench --vfio ${device} --against qemu --runs {runs} --memory 512M --kernel $VMLINUX \
+    --modules-dir /run/lab/unpacked/modules --output $J/out {more}
 cp $J/out/report.html $J/out/report.json $J/
 for log in $J/out/work/*.log; do cp $log $J/work-$(basename $log); done
-[ "$(driver $nvme0)" = nvme ] || echo "FAIL: the disk is on $(driver $nvme0) afterwards"
-[ -z "$(ls /run/strait/journal 2>/dev/null)" ] || echo "FAIL: a journal was left"
+[ "$(driver ${device})" = {driver} ] || echo "FAIL: {device} is on $(driver ${device}) afterwards"
+"#
+    )
+}
+
+/// A program of the user's for [`script`].
+const WORKLOAD: &str = r#"--workload "/run/lab/bin/busybox echo speed: 42 MB/s""#;
+const PEER: &str = "--peer 10.0.2.2,address=10.0.2.15/24";
+/// After [`script`].
+const COMPARE: &str = r#"[ -z "$(ls /run/strait/journal 2>/dev/null)" ] || echo "FAIL: a journal was left"
 run_vm compare strait bench compare $J/report.json $J/report.json
 "#;
 
 fn report_is_complete(outcome: &Outcome) -> Result<(), String> {
     let (report, errors) = report_of(outcome)?;
     let median = |id: &str, who: &str| median(&report, id, who);
-    for (ids, whose) in
-        [(OF_ALL, &["strait", "qemu", "host"][..]), (OF_GUESTS, &["strait", "qemu"])]
-    {
-        for (id, who) in ids.iter().flat_map(|id| whose.iter().map(move |who| (id, who))) {
-            median(id, who).ok_or_else(|| format!("no {id} of {who}: {errors}"))?;
-        }
-    }
+    has_all(&report, OF_ALL, &["strait", "qemu", "host"], &errors)?;
+    has_all(&report, OF_GUESTS, &["strait", "qemu"], &errors)?;
     // Counts and sizes do not depend on how busy the machine is.
     for id in ["memory.beyond", "exits.total"] {
         let (ours, theirs) =

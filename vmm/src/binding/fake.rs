@@ -22,6 +22,9 @@ use super::{
 };
 
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+/// The functions of [`Host::card`].
+pub(crate) const GPU: &str = "0000:02:00.0";
+pub(crate) const AUDIO: &str = "0000:02:00.1";
 
 /// The tree and its kernel.
 pub(crate) struct Host {
@@ -109,6 +112,14 @@ impl Host {
 
     pub(crate) fn reboot(&self) {
         self.file(BOOT, "boot-2\n");
+    }
+
+    /// A card whose two functions share a group.
+    pub(crate) fn card() -> Self {
+        let host = Self::new();
+        host.function(GPU, Some("nouveau"), 7);
+        host.function(AUDIO, Some("snd_hda_intel"), 7);
+        host
     }
 
     /// A function on its own driver.

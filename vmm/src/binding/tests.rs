@@ -6,20 +6,9 @@ use std::mem;
 use strait_resources::host::check::Allowed;
 
 use super::{
-    fake::{Host, STUCK_CHILD},
+    fake::{AUDIO, GPU, Host, STUCK_CHILD},
     *,
 };
-
-const GPU: &str = "0000:02:00.0";
-const AUDIO: &str = "0000:02:00.1";
-
-/// A card whose two functions share a group.
-fn card() -> Host {
-    let host = Host::new();
-    host.function(GPU, Some("nouveau"), 7);
-    host.function(AUDIO, Some("snd_hda_intel"), 7);
-    host
-}
 
 fn take(host: &Host, kind: Kind) -> Result<Guard, Failure> {
     let binder = host.binder();
@@ -38,7 +27,7 @@ fn on_vfio() -> [Option<String>; 2] {
 
 #[test]
 fn r24_taken_functions_are_given_back_as_they_were() {
-    let host = card();
+    let host = Host::card();
     host.file("/sys/bus/pci/devices/0000:02:00.1/driver_override", "snd_hda_intel\n");
     let before = host.state();
     let guard = take(&host, Kind::Run).unwrap();
@@ -51,7 +40,7 @@ fn r24_taken_functions_are_given_back_as_they_were() {
 
 #[test]
 fn r23_override_comes_before_the_unbind_and_new_id_never() {
-    let host = card();
+    let host = Host::card();
     drop(take(&host, Kind::Run).unwrap());
     let writes = host.kernel.writes.borrow();
     let at = |end: &str| writes.iter().position(|write| write.contains(end)).unwrap();
@@ -63,14 +52,14 @@ fn r23_override_comes_before_the_unbind_and_new_id_never() {
 #[test]
 fn r24_killed_after_any_write_the_next_strait_restores() {
     let steps = {
-        let host = card();
+        let host = Host::card();
         mem::forget(take(&host, Kind::Run).unwrap());
         host.kernel.writes.borrow().len()
     };
     assert_eq!(steps, 12);
     for kind in [Kind::Run, Kind::Bind] {
         for budget in 0..=steps {
-            let host = card();
+            let host = Host::card();
             let before = host.state();
             host.kernel.budget.set(budget);
             // Dropping a guard restores nothing either when no write works any more.
@@ -91,7 +80,7 @@ fn r24_killed_after_any_write_the_next_strait_restores() {
 #[test]
 fn recovery_that_is_killed_as_well_is_finished_by_a_third() {
     for budget in 0..10 {
-        let host = card();
+        let host = Host::card();
         let before = host.state();
         mem::forget(take(&host, Kind::Run).unwrap());
         host.kill_owner();
@@ -105,7 +94,7 @@ fn recovery_that_is_killed_as_well_is_finished_by_a_third() {
 
 #[test]
 fn r31_live_owner_is_left_alone_and_its_group_is_refused() {
-    let host = card();
+    let host = Host::card();
     let guard = take(&host, Kind::Run).unwrap();
     assert!(host.binder().recover().unwrap().lines.is_empty());
     assert_eq!(drivers(&host), on_vfio());
@@ -120,7 +109,7 @@ fn r31_live_owner_is_left_alone_and_its_group_is_refused() {
 
 #[test]
 fn process_id_that_was_used_again_is_not_the_owner() {
-    let host = card();
+    let host = Host::card();
     let before = host.state();
     mem::forget(take(&host, Kind::Run).unwrap());
     host.kill_owner();
@@ -131,7 +120,7 @@ fn process_id_that_was_used_again_is_not_the_owner() {
 
 #[test]
 fn zombie_owner_is_dead() {
-    let host = card();
+    let host = Host::card();
     let before = host.state();
     mem::forget(take(&host, Kind::Run).unwrap());
     host.process(100, 'Z', 7);
@@ -141,7 +130,7 @@ fn zombie_owner_is_dead() {
 
 #[test]
 fn journal_of_an_earlier_boot_is_removed_and_nothing_else_done() {
-    let host = card();
+    let host = Host::card();
     mem::forget(take(&host, Kind::Run).unwrap());
     host.reboot();
     let writes = host.kernel.writes.borrow().len();
@@ -151,7 +140,7 @@ fn journal_of_an_earlier_boot_is_removed_and_nothing_else_done() {
 
 #[test]
 fn device_that_vfio_refuses_goes_back_at_once() {
-    let host = card();
+    let host = Host::card();
     let before = host.state();
     host.kernel.vfio_refuses.set(true);
     let failure = take(&host, Kind::Run).err().unwrap();
@@ -161,7 +150,7 @@ fn device_that_vfio_refuses_goes_back_at_once() {
 
 #[test]
 fn r32_driver_that_hangs_is_named_with_its_child_and_the_rest_restored() {
-    let host = card();
+    let host = Host::card();
     *host.kernel.hangs.borrow_mut() = Some("snd_hda_intel".to_owned());
     host.process(STUCK_CHILD, 'D', 11);
     let failure = take(&host, Kind::Run).err().unwrap();
@@ -191,7 +180,7 @@ fn r32_driver_that_hangs_is_named_with_its_child_and_the_rest_restored() {
 
 #[test]
 fn r35_bound_functions_outlive_their_strait_and_unbind_gives_them_back() {
-    let host = card();
+    let host = Host::card();
     let before = host.state();
     take(&host, Kind::Bind).unwrap().keep().unwrap();
     host.kill_owner();
@@ -207,7 +196,7 @@ fn r35_bound_functions_outlive_their_strait_and_unbind_gives_them_back() {
 
 #[test]
 fn unbind_of_a_function_that_nobody_noted_lets_the_kernel_choose() {
-    let host = card();
+    let host = Host::card();
     let before = host.state();
     take(&host, Kind::Bind).unwrap().keep().unwrap();
     host.reboot();
@@ -222,7 +211,7 @@ fn unbind_of_a_function_that_nobody_noted_lets_the_kernel_choose() {
 
 #[test]
 fn unbind_of_a_function_on_its_own_driver_does_nothing() {
-    let host = card();
+    let host = Host::card();
     let lock = host.binder().lock().unwrap();
     let undone = host.binder().unbind(&lock, &[host.find(GPU)]).unwrap();
     assert_eq!(undone.lines, ["0000:02:00.0 is on nouveau: nothing to do"]);
@@ -231,7 +220,7 @@ fn unbind_of_a_function_on_its_own_driver_does_nothing() {
 
 #[test]
 fn driver_of_somebody_else_stays() {
-    let host = card();
+    let host = Host::card();
     mem::forget(take(&host, Kind::Run).unwrap());
     // An administrator moves the card to another driver while strait is dead.
     host.kill_owner();
@@ -245,7 +234,7 @@ fn driver_of_somebody_else_stays() {
 
 #[test]
 fn registered_run_is_listed_and_leaves_no_trace() {
-    let host = card();
+    let host = Host::card();
     let guard = host.binder().register(&[host.find(GPU)]).unwrap();
     let journals = host.binder().journals().unwrap();
     assert_eq!(journals[0].functions[0].bdf.to_string(), GPU);
@@ -257,7 +246,7 @@ fn registered_run_is_listed_and_leaves_no_trace() {
 
 #[test]
 fn r26_rule_names_address_and_ids_and_loads_the_driver() {
-    let host = card();
+    let host = Host::card();
     let path = persist(&host.sysroot(), &host.find(GPU)).unwrap();
     assert_eq!(path, "/etc/udev/rules.d/10-strait-0000:02:00.0.rules");
     let rule = host.sysroot().read(&path).unwrap();

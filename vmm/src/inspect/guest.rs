@@ -13,7 +13,7 @@ use strait_devices::{
     },
 };
 use strait_resources::{
-    bar::{BarIndex, BarKind},
+    bar::BarIndex,
     bdf::Bdf,
     host::{aer, sysroot::Sysroot},
 };
@@ -215,8 +215,8 @@ impl Watched {
             let spec = layout.spec;
             let now = life.bars.get(usize::from(spec.index.get())).copied().unwrap_or_default();
             Bar {
-                index: (spec.index != BarIndex::ROM).then(|| spec.index.get()),
-                kind: kind(spec.kind).to_owned(),
+                index: spec.index.number(),
+                kind: spec.kind.name().to_owned(),
                 size: spec.size,
                 address: now.address,
                 decoded: now.decoded,
@@ -281,14 +281,4 @@ pub(crate) fn shown_as(own: (u16, u16), identity: Identity) -> Option<String> {
     let device = identity.device.unwrap_or(own.1);
     let other = identity != Identity::default();
     other.then(|| format!("{vendor:04x}:{device:04x}"))
-}
-
-/// As the JSON answers have it.
-pub(crate) const fn kind(kind: BarKind) -> &'static str {
-    match kind {
-        BarKind::Io => "io",
-        BarKind::Memory32 { .. } => "memory32",
-        BarKind::Memory64 { .. } => "memory64",
-        BarKind::Rom => "rom",
-    }
 }

@@ -10,7 +10,7 @@ fn list(host: &Host) -> String {
 
 /// A card that the kernel resets by FLR, else by PM.
 fn resettable() -> Host {
-    let host = card();
+    let host = Host::card();
     host.file(LIST, "flr pm\n");
     host
 }

@@ -4,7 +4,7 @@ use super::*;
 
 /// A card with the host's console on its display function.
 fn desk() -> Host {
-    let host = card();
+    let host = Host::card();
     host.screen(GPU);
     host
 }

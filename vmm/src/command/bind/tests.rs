@@ -10,18 +10,13 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    binding::fake::Host,
+    binding::fake::{AUDIO, GPU, Host},
     cli::{Cli, Command},
 };
 
-const GPU: &str = "0000:02:00.0";
-const AUDIO: &str = "0000:02:00.1";
-
-/// A card whose two functions share a group, and the host draws on one of them.
+/// A card that the host draws on.
 fn card() -> Host {
-    let host = Host::new();
-    host.function(GPU, Some("nouveau"), 7);
-    host.function(AUDIO, Some("snd_hda_intel"), 7);
+    let host = Host::card();
     host.screen(GPU);
     host
 }

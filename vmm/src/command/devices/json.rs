@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use strait_resources::{
-    bar::{BarIndex, BarKind},
+    bar::BarSpec,
     bdf::Bdf,
     failure::Failure,
     host::{
@@ -214,20 +214,12 @@ fn kind(function: &HostFunction) -> Option<&'static str> {
 }
 
 fn bars(function: &HostFunction) -> Vec<Bar> {
-    let bar = |spec: &strait_resources::bar::BarSpec| {
-        let (kind, prefetchable) = match spec.kind {
-            BarKind::Io => ("io", false),
-            BarKind::Memory32 { prefetchable } => ("memory32", prefetchable),
-            BarKind::Memory64 { prefetchable } => ("memory64", prefetchable),
-            BarKind::Rom => ("rom", false),
-        };
-        Bar {
-            index: (spec.index != BarIndex::ROM).then(|| spec.index.get()),
-            kind,
-            prefetchable,
-            size: spec.size,
-            assigned: !function.unassigned.contains(&spec.index),
-        }
+    let bar = |spec: &BarSpec| Bar {
+        index: spec.index.number(),
+        kind: spec.kind.name(),
+        prefetchable: spec.kind.is_prefetchable(),
+        size: spec.size,
+        assigned: !function.unassigned.contains(&spec.index),
     };
     function.bars.iter().map(bar).collect()
 }

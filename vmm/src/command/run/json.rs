@@ -8,7 +8,6 @@ use strait_arch::{
     plan::{BarPlan, FunctionPlan, PortPlan},
 };
 use strait_resources::{
-    bar::{BarIndex, BarKind},
     failure::Failure,
     host::{
         iommu,
@@ -196,7 +195,7 @@ pub(crate) fn answer(
     });
     let unassigned = plan.unassigned.iter().map(|(bdf, spec)| Unassigned {
         bdf: bdf.to_string(),
-        index: index(spec.index),
+        index: spec.index.number(),
         size: spec.size,
     });
     let places = plan
@@ -338,12 +337,9 @@ fn reset(way: &Way) -> Reset {
 fn bar(bar: &BarPlan) -> Bar {
     let Range { first, last } = range(bar.at);
     Bar {
-        index: index(bar.spec.index),
-        kind: guest::kind(bar.spec.kind),
-        prefetchable: matches!(
-            bar.spec.kind,
-            BarKind::Memory32 { prefetchable: true } | BarKind::Memory64 { prefetchable: true }
-        ),
+        index: bar.spec.index.number(),
+        kind: bar.spec.kind.name(),
+        prefetchable: bar.spec.kind.is_prefetchable(),
         size: bar.spec.size,
         first,
         last,
@@ -371,8 +367,4 @@ fn groups(sysroot: &Sysroot, draft: &Draft) -> Result<Vec<Group>, SysError> {
 
 fn range(range: AddressRange) -> Range {
     Range { first: range.first(), last: range.last() }
-}
-
-fn index(index: BarIndex) -> Option<u8> {
-    (index != BarIndex::ROM).then(|| index.get())
 }
