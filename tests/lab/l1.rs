@@ -16,7 +16,7 @@ use crate::{
     initramfs::Initramfs,
     paths::Paths,
     progress::Progress,
-    qemu::{CONSOLE, Machine, Qemu},
+    qemu::{CONSOLE, Machine, Purpose, Qemu},
 };
 
 /// What L1 needs to mount L0's file system, and what a host of ours has.
@@ -81,7 +81,7 @@ pub(crate) struct JobEnd {
 
 impl L1 {
     /// Boots this host.
-    pub(crate) fn boot(with: Ingredients<'_>, host: &Host, terminal: bool) -> Result<Self> {
+    pub(crate) fn boot(with: Ingredients<'_>, host: &Host, purpose: Purpose) -> Result<Self> {
         let run = with.paths.boot(host.name);
         files::fresh_directory(&run)?;
         fs::create_dir_all(run.join("jobs"))?;
@@ -109,7 +109,7 @@ impl L1 {
             devices: host.qemu_arguments(&run)?,
             run: &run,
             counted: host.counted,
-            terminal,
+            purpose,
         })?;
         let end = Instant::now() + Duration::from_secs(if host.counted { 400 } else { 180 });
         loop {

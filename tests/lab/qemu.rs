@@ -40,8 +40,20 @@ pub(crate) struct Machine<'a> {
     pub devices: Vec<String>,
     /// Count instructions instead of time, with one CPU?
     pub counted: bool,
-    /// Connect L1's third serial port to this terminal?
-    pub terminal: bool,
+    /// What it is booted for.
+    pub purpose: Purpose,
+}
+
+/// What an L1 is booted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Scenarios: it is there at once.
+    Scenarios,
+    /// Measuring: L0 gives it all of its memory before it runs. Otherwise whoever is the first to use a page of L1 pays for
+    /// two.
+    Figures,
+    /// Somebody at this terminal, which its third serial port is connected to.
+    Terminal,
 }
 
 /// A running QEMU.
@@ -76,13 +88,20 @@ impl Qemu {
         .flat_map(|line| line.split(' '))
         .map(str::to_owned)
         .collect();
-        if machine.terminal {
+        if machine.purpose == Purpose::Terminal {
             arguments.extend(
                 ["-chardev", "stdio,id=terminal,signal=off", "-serial", "chardev:terminal"]
                     .map(str::to_owned),
             );
         }
         arguments.extend(["-m".to_owned(), format!("{}M", machine.memory_mib)]);
+        if machine.purpose == Purpose::Figures {
+            // Not by -mem-prealloc, which would fill large BARs, too.
+            let size = machine.memory_mib;
+            let ram = format!("memory-backend-ram,id=ram,size={size}M,prealloc=on");
+            arguments
+                .extend(["-object", &ram, "-machine", "memory-backend=ram"].map(str::to_owned));
+        }
         for (option, value) in [
             ("-kernel", machine.kernel.display().to_string()),
             ("-initrd", machine.initramfs.display().to_string()),
@@ -95,7 +114,7 @@ impl Qemu {
         let messages = File::create(run.join(MESSAGES))?;
         let mut command = dies_with_us(machine.qemu);
         command.args(&arguments).current_dir(run).stderr(messages);
-        if !machine.terminal {
+        if machine.purpose != Purpose::Terminal {
             command.stdin(Stdio::null()).stdout(Stdio::null());
         }
         let mut child = command.spawn().context("cannot start QEMU")?;

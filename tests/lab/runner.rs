@@ -19,6 +19,7 @@ use crate::{
     outcome::Outcome,
     paths::Paths,
     progress::say,
+    qemu::Purpose,
     report::{Report, Verdict},
     scenario::{GuestKernel, Scenario, Vm},
 };
@@ -194,7 +195,7 @@ impl<'a> Runner<'a> {
             return Ok(l1.run().to_path_buf());
         }
         self.booted = None;
-        match L1::boot(self.with, host, false) {
+        match L1::boot(self.with, host, Purpose::Scenarios) {
             Ok(mut l1) => {
                 l1.console();
                 let run = l1.run().to_path_buf();

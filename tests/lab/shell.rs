@@ -12,12 +12,13 @@ use crate::{
     l1::{Ingredients, L1},
     monitor::quoted,
     progress::say,
+    qemu::Purpose,
 };
 
 /// A shell on the main host; with arguments, strait instead of a shell.
 pub(crate) fn shell(with: Ingredients<'_>, strait: Option<&[String]>) -> Result<()> {
     let host = Host::of(HostKind::Main);
-    let l1 = L1::boot(with, &host, true)?;
+    let l1 = L1::boot(with, &host, Purpose::Terminal)?;
     let mut profile = String::from("S=/lab/jobs\n. /lab/lib.sh\n");
     for device in &host.devices {
         profile.push_str(&format!("bind {}; export {}={}\n", device.bdf, device.name, device.bdf));

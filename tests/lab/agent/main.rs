@@ -145,6 +145,7 @@ fn do_step(step: &str) -> Result<()> {
         "rom" => pci::rom(&mut words),
         "cpu" => cpu::show(),
         "memory" => memory::show(),
+        "scrub" => memory::scrub(&mut words),
         "irqs" => irqs::show(),
         "irq-move" => irqs::follow_affinity(&mut words),
         "nvme-verify" => nvme::verify(&mut words),

@@ -1,6 +1,6 @@
 //! The guest's memory, and memory that a device brings.
 
-use std::fs;
+use std::{fs, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -21,6 +21,19 @@ pub(crate) fn show() -> Result<()> {
         .filter_map(|line| u64::from_str_radix(line.split(['-', ' ']).nth(1)?, 16).ok())
         .max();
     report("memory.highest", format!("{:#x}", highest.context("no System RAM")?));
+    Ok(())
+}
+
+/// Step `scrub,MIB`: has the kernel clear so much free memory, most recently used first, and gives it back.
+pub(crate) fn scrub(words: &mut Arguments<'_>) -> Result<()> {
+    let len = usize::try_from(words.number()? << 20)?;
+    let mut memory = vec![0u8; len];
+    thread::scope(|scope| {
+        for half in memory.chunks_mut(len.div_ceil(2).max(1)) {
+            scope.spawn(|| half.chunks_mut(4096).for_each(|page| page[0] = 1));
+        }
+    });
+    ensure!(memory.iter().step_by(4096).all(|byte| *byte == 1), "memory forgets");
     Ok(())
 }
 

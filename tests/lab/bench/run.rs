@@ -22,6 +22,7 @@ use crate::{
     monitor::{GuestFiles, functions, path_word, quoted},
     paths::Paths,
     progress::say,
+    qemu::Purpose,
     runner::{GUEST_VMLINUX, available_mib, guest_image, keep, oops},
 };
 
@@ -182,7 +183,7 @@ impl<'a> Bench<'a> {
             return Ok(false);
         }
         self.booted = None;
-        let mut l1 = L1::boot(self.with, host, false)?;
+        let mut l1 = L1::boot(self.with, host, Purpose::Figures)?;
         l1.console();
         self.booted = Some((host.kind, l1));
         Ok(true)
@@ -250,6 +251,12 @@ killall -q qemu-system-x86_64
 wait $warm
 ";
 
+/// Clears what the guest before this one has left: an emulator that has translated code from a page is dozens of times
+/// slower to write to it, byte by byte, and whoever came next would pay for it. No host does that.
+fn scrub(case: &Case) -> String {
+    format!("agent do scrub,{} || exit 93\n", case.vm.memory_mib + 512)
+}
+
 /// One contender's part of a job.
 fn step(case: &Case, contender: &Contender, passed: &[String], words: &[String]) -> Result<String> {
     let mut script = String::new();
@@ -266,6 +273,10 @@ fn step(case: &Case, contender: &Contender, passed: &[String], words: &[String])
             "echo 1 >/proc/sys/vm/compact_memory; echo {pages} >/proc/sys/vm/nr_hugepages\n\
              [ $(cat /proc/sys/vm/nr_hugepages) = {pages} ] || {{ echo FAIL: no {pages} huge pages; exit 92; }}"
         )?;
+    }
+    // Pages of the pool are cleared when it gets them.
+    if !case.hugetlb && *contender != Contender::Bare {
+        script.push_str(&scrub(case));
     }
     let mut watch: Vec<String> =
         if *contender == Contender::Bare { Vec::new() } else { case.watch.clone() };
