@@ -1,8 +1,8 @@
 //! How a machine is made, top to bottom.
 //!
 //! First everything is looked at and nothing touched; then devices are opened, because only an open container knows
-//! what the IOMMU can address; then the plan says where everything goes; then RAM, interrupts, devices and vCPUs are
-//! made in the order in which they need each other. [`crate::machine`] runs what comes out.
+//! what the IOMMU can address; then the plan says where everything goes; then interrupts, devices and vCPUs are made in
+//! the order in which they need each other. RAM, which takes longest, is begun first, where a plan from sysfs has it. [`crate::machine`] runs what comes out.
 
 use std::{io, sync::Arc};
 
@@ -41,6 +41,7 @@ use strait_resources::{
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::{
+    ahead::Ahead,
     binding::{self, Binder, Guard, Owned},
     config::{Hide, Idle, Kernel, P2p, Pages, Pin, RunConfig, Serial},
     control::{Control, install_kick_handler},
@@ -48,14 +49,13 @@ use crate::{
     inspect::{guest::Subject, socket::Socket},
     irq::{KvmIrqLine, KvmMsiRouter, Routes},
     machine::{Image, Machine, acpi_tables},
-    memory::GuestRam,
     p2p::PeerMappings,
     passthrough::{Built, Candidates, Opened, Selection},
     phases,
     pinning::{Gate, Pinning},
     report,
     vcpu::Vcpu,
-    vm::{Host, Memslots, Vm},
+    vm::{Host, Memslots, NewVm, Vm},
 };
 
 /// What can be known, and had, before the machine is built.
@@ -110,7 +110,8 @@ pub(crate) fn draft_of_running(sysroot: &Sysroot, config: &RunConfig) -> Result<
 pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failure> {
     let binder = Binder::host();
     let sysroot = Sysroot::host();
-    let Prepared { selection, plan: _, owned } = prepare(&binder, config)?;
+    let vm = NewVm::start().map_err(internal("starting a thread"))?;
+    let Prepared { selection, plan, owned } = prepare(&binder, config)?;
     report::warnings(&selection.warnings);
     check::kvm(&sysroot)?;
     check_memory(&sysroot, config)?;
@@ -121,7 +122,7 @@ pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failur
     };
     let behind = pins_behind(&sysroot, config)?;
     phases::done("checks of host and device");
-    let end = build(config, file, &selection, behind, guard).and_then(Machine::run);
+    let end = build(config, file, vm, &selection, &plan, behind, guard).and_then(Machine::run);
     phases::over();
     end
 }
@@ -214,12 +215,17 @@ fn raise_memlock() -> Result<(), Failure> {
 fn build(
     config: &RunConfig,
     file: Option<String>,
+    vm: NewVm,
     selection: &Selection,
+    expected: &Plan,
     behind: bool,
     guard: Option<Guard>,
 ) -> Result<Machine, Failure> {
-    let host = Host::open()?;
-    let vm = Vm::new(&host)?;
+    // Workers fault RAM in and the kernel is read from here on.
+    let control = Arc::new(Control::new().map_err(internal("making an eventfd"))?);
+    let mut ahead = Ahead::start(config, &expected.ram, behind, &control)?;
+
+    let (host, vm) = vm.finish()?;
     install_kick_handler().map_err(internal("installing a signal handler"))?;
 
     let dma = match selection.slots.is_empty() {
@@ -256,12 +262,15 @@ fn build(
     }
 
     // Workers give RAM to the IOMMU from here on. No device can master the bus before they are done: the gate.
-    let ram = GuestRam::new(&plan.ram, config.memory.pages)?;
-    let control = Arc::new(Control::new().map_err(internal("making an eventfd"))?);
-    let pin = |domain| Pinning::start(&ram, domain, &control, behind);
-    let pinning = dma.as_ref().map(pin).transpose().map_err(internal("starting a thread"))?;
+    if plan.ram != expected.ram {
+        log::info!("VFIO knows more of the IOMMU than the host's sysfs: RAM lies elsewhere");
+        ahead.give_up();
+        ahead = Ahead::start(config, &plan.ram, behind, &control)?;
+    }
+    let Ahead { ram, pinning, loading } = ahead;
+    pinning.iter().zip(&dma).for_each(|(pinning, domain)| pinning.map_into(domain));
     let pinned = pinning.as_ref().map(Pinning::pinned);
-    let gate: Arc<dyn BusMasterGate> = Arc::new(Gate::new(&control, pinned));
+    let gate: Arc<dyn BusMasterGate> = Arc::new(Gate::new(&control, pinning.as_ref()));
     let p2p = match config.p2p {
         P2p::On => true,
         P2p::Off => false,
@@ -341,6 +350,7 @@ fn build(
             power_on: vcpus.first().map(Vcpu::power_on_sregs).unwrap_or_default(),
         },
         vcpus,
+        loading: Some(loading),
         pinning,
         behind,
         raw_terminal: config.serial == Serial::Stdio,

@@ -9,7 +9,7 @@ use std::{
 use kvm_bindings::kvm_sregs;
 use strait_arch::{
     acpi::{self, AcpiMachine, AcpiTables},
-    boot::{self, BootRequest},
+    boot::Loaded,
     plan::Plan,
     regs,
 };
@@ -22,6 +22,7 @@ use strait_devices::{
 use strait_resources::{codes, failure::Failure};
 
 use crate::{
+    ahead::{self, Loading},
     binding::Guard,
     builder::internal,
     config::Kernel,
@@ -55,6 +56,8 @@ pub(crate) struct Machine {
     pub(crate) ram_slots: Vec<Memslot>,
     pub(crate) vm: Vm,
     pub(crate) image: Image,
+    /// The kernel on its way into RAM, for the first start.
+    pub(crate) loading: Option<Loading>,
     /// Standard input is the guest's console.
     pub(crate) raw_terminal: bool,
     pub(crate) ram: Arc<GuestRam>,
@@ -62,7 +65,7 @@ pub(crate) struct Machine {
     pub(crate) guard: Option<Guard>,
 }
 
-/// What is put into RAM at each start.
+/// What is put into RAM at each start of the guest.
 pub(crate) struct Image {
     pub(crate) plan: Plan,
     pub(crate) apic_ids: Vec<u32>,
@@ -83,9 +86,13 @@ pub(crate) fn acpi_tables(machine: &AcpiMachine<'_>) -> Result<AcpiTables, Failu
 }
 
 impl Image {
-    /// Writes kernel, initramfs, command line and ACPI tables; says how the boot CPU starts. The same each time: the
-    /// plan does not change.
-    fn load(&self, ram: &GuestRam) -> Result<BootState, Failure> {
+    /// Kernel, initramfs and command line, over what a guest has left. The same each time: the plan does not change.
+    fn load(&self, ram: &GuestRam) -> Result<Loaded, Failure> {
+        ahead::load(ram, &self.kernel, &self.plan.ram, false).map_err(|error| error.into_failure())
+    }
+
+    /// Writes what the kernel is told and the ACPI tables; says how the boot CPU starts.
+    fn prepare(&self, ram: &GuestRam, loaded: &Loaded) -> Result<BootState, Failure> {
         let machine = AcpiMachine {
             apic_ids: &self.apic_ids,
             plan: &self.plan,
@@ -93,15 +100,9 @@ impl Image {
             extra: &self.acpi,
         };
         let tables = acpi_tables(&machine)?;
-        let request = BootRequest {
-            kernel: &self.kernel.path,
-            initramfs: self.kernel.initramfs.as_deref(),
-            cmdline: &self.kernel.cmdline,
-            plan: &self.plan,
-            rsdp: tables.rsdp,
-            mode: self.kernel.boot,
-        };
-        let entry = boot::load(ram.memory(), &request).map_err(|error| error.into_failure())?;
+        let entry = loaded
+            .prepare(ram.memory(), &self.plan, tables.rsdp)
+            .map_err(|error| error.into_failure())?;
         let written = |error| internal("writing boot data")(io::Error::other(error));
         tables.write(ram.memory()).map_err(written)?;
         regs::boot_state(ram.memory(), entry, self.power_on).map_err(written)
@@ -111,13 +112,17 @@ impl Image {
 impl Machine {
     /// Runs the guest until it powers off, crashes, or strait is told to end. The exit status.
     pub(crate) fn run(mut self) -> Result<u8, Failure> {
-        let boot = self.image.load(&self.ram)?;
+        let loaded = match self.loading.take() {
+            Some(loading) => loading.finish()?,
+            None => self.image.load(&self.ram)?,
+        };
+        let boot = self.image.prepare(&self.ram, &loaded)?;
         let terminal = match self.raw_terminal {
             true => RawTerminal::enter().map_err(internal("making the terminal raw"))?,
             false => None,
         };
         let threads = self.start(boot)?;
-        phases::done("kernel loaded, vCPUs started");
+        phases::done("vCPUs started");
         let end = self.serve(&threads);
         self.guard.iter().for_each(Guard::prepare);
         self.control.stop(threads);
@@ -199,6 +204,7 @@ impl Machine {
         if pinned.is_complete() || (self.behind && self.devices.are_silent()) {
             return Ok(None);
         }
+        pinning.hurry();
         let mut progress = Progress::new("preparing memory");
         let ready = || pinned.is_complete();
         let came = self.events.wait_until(ready, || progress.show(pinned));
@@ -218,6 +224,7 @@ impl Machine {
         self.devices.check_alive()?;
         self.power.reset();
         self.vm.reset()?;
-        self.image.load(&self.ram).map(drop)
+        let loaded = self.image.load(&self.ram)?;
+        self.image.prepare(&self.ram, &loaded).map(drop)
     }
 }

@@ -3,6 +3,7 @@
 //! This file parses the command line, runs the command and turns its end into an exit status. The way of a device
 //! from flag to interrupt starts in `cli` and `config`, then `builder` reads as the boot order.
 
+mod ahead;
 mod binding;
 mod builder;
 mod bundle;
@@ -34,6 +35,10 @@ use crate::cli::{Cli, Command};
 fn main() -> ExitCode {
     report::end_on_panic(console::restore);
     let words: Vec<_> = std::env::args_os().collect();
+    if words.get(1).is_some_and(|command| command == "run") {
+        resident::bring_in_code();
+        resident::keep_one_heap();
+    }
     let cli = match Cli::of(&words) {
         Ok(cli) => cli,
         // Help and version; nobody reads on when standard output is gone.

@@ -9,7 +9,7 @@ use std::{
     io, ptr,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
@@ -25,8 +25,8 @@ use vm_memory::{
 
 use crate::config::Pages;
 
-/// Faulted in at once: a few milliseconds of a server's time.
-const PIECE: usize = 8 << 20;
+/// Faulted in at once: a huge page.
+const PIECE: usize = 2 << 20;
 
 /// All RAM of one machine.
 pub(crate) struct GuestRam {
@@ -83,7 +83,8 @@ impl GuestRam {
     }
 
     /// Faults `part` of [`GuestRam::regions`] in, whatever is in it and whoever uses it: a device needs all of it.
-    pub(crate) fn populate(&self, part: HostMemory) -> io::Result<()> {
+    /// `ending`: the rest is not needed any more.
+    pub(crate) fn populate(&self, part: HostMemory, ending: &AtomicBool) -> io::Result<()> {
         let len = usize::try_from(part.len).map_err(io::Error::other)?;
         let inside = |area: &Area| {
             let offset = part.address.checked_sub(area.start());
@@ -94,10 +95,28 @@ impl GuestRam {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // The kernel holds the lock of this process's address space for the whole of one call, and whoever maps something
-        // meanwhile waits: the thread that builds the machine, for seconds on a slow host.
+        // meanwhile waits, with all who come after: the thread that builds the machine, and the guest's page faults.
+        // From the top down, so that whoever comes from below meets it once.
         let piece = PIECE.max(self.granule() as usize);
-        (0..len).step_by(piece).try_for_each(|at| populate(part.address + at, piece.min(len - at)))
+        (0..len)
+            .step_by(piece)
+            .rev()
+            .take_while(|_| !ending.load(Ordering::Relaxed))
+            .try_for_each(|at| populate(part.address + at, piece.min(len - at)))
     }
+}
+
+/// `range` and the memory behind it, in pieces of `size`.
+pub(crate) fn pieces(
+    range: AddressRange,
+    memory: HostMemory,
+    size: u64,
+) -> impl Iterator<Item = (AddressRange, HostMemory)> {
+    (0..memory.len).step_by(size as usize).filter_map(move |at| {
+        let len = (memory.len - at).min(size);
+        let range = AddressRange::new(range.first().checked_add(at)?, len)?;
+        Some((range, HostMemory { address: memory.address.checked_add(at as usize)?, len }))
+    })
 }
 
 impl Area {
@@ -250,7 +269,7 @@ mod tests {
     fn populate_makes_every_page_resident_and_keeps_contents() {
         let ram = GuestRam::new(&two_ranges(), Pages::Default).unwrap();
         ram.memory().write_obj(7_u8, GuestAddress(0x1000)).unwrap();
-        ram.regions().for_each(|(_, memory)| ram.populate(memory).unwrap());
+        ram.regions().for_each(|(_, memory)| ram.populate(memory, &AtomicBool::default()).unwrap());
         for (_, memory) in ram.regions() {
             let mut resident = vec![0u8; (memory.len / 4096) as usize];
             // SAFETY: a live mapping, and a vector with a byte for each of its pages.
@@ -266,10 +285,29 @@ mod tests {
     #[test]
     fn populate_refuses_what_is_not_guest_ram() {
         let ram = GuestRam::new(&two_ranges(), Pages::Default).unwrap();
+        let never = AtomicBool::default();
         for (_, HostMemory { address, len }) in ram.regions() {
             let beyond = HostMemory { address: address + 4096, len };
-            assert!(ram.populate(beyond).is_err());
-            assert!(ram.populate(HostMemory { address: address - 4096, len: 4096 }).is_err());
+            assert!(ram.populate(beyond, &never).is_err());
+            let before = HostMemory { address: address - 4096, len: 4096 };
+            assert!(ram.populate(before, &never).is_err());
+        }
+    }
+
+    #[test]
+    fn pieces_cover_memory_without_a_gap() {
+        for (len, size) in
+            [(200 << 20, 16 << 20), (3 << 30, 1 << 30), ((5 << 29) + 0x1000, 1 << 30)]
+        {
+            let memory = HostMemory { address: 0x7f00_0000_0000, len };
+            let range = AddressRange::new(0x80_0000_0000, len).unwrap();
+            let mut next = (range.first(), memory.address as u64);
+            for (range, memory) in pieces(range, memory, size) {
+                assert_eq!((range.first(), memory.address as u64), next);
+                assert!(range.len() == memory.len && memory.len <= size);
+                next = (range.last() + 1, memory.address as u64 + memory.len);
+            }
+            assert_eq!(next, (range.last() + 1, memory.address as u64 + memory.len));
         }
     }
 

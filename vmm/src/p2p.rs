@@ -22,6 +22,7 @@ use strait_devices::{
 use strait_resources::{codes, range::AddressRange};
 
 use crate::{
+    memory::pieces,
     pinning::{Pinned, give_way},
     vcpu::STACK,
 };
@@ -126,38 +127,9 @@ impl Peers {
 
     /// All of it or nothing; less only when the machine ends.
     fn map_pieces(&self, range: AddressRange, memory: HostMemory) -> io::Result<Vec<DmaMapping>> {
-        pieces(range, memory)
+        pieces(range, memory, PIECE)
             .take_while(|_| !self.ending.load(Ordering::Relaxed))
             .map(|(range, memory)| self.domain.map_p2p(range, memory))
             .collect()
-    }
-}
-
-fn pieces(
-    range: AddressRange,
-    memory: HostMemory,
-) -> impl Iterator<Item = (AddressRange, HostMemory)> {
-    (0..memory.len).step_by(PIECE as usize).filter_map(move |at| {
-        let len = (memory.len - at).min(PIECE);
-        let range = AddressRange::new(range.first().checked_add(at)?, len)?;
-        Some((range, HostMemory { address: memory.address.checked_add(at as usize)?, len }))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_cover_the_whole_of_a_bar_without_a_gap() {
-        let memory = HostMemory { address: 0x7f00_0000_0000, len: (5 << 29) + 0x1000 };
-        let range = AddressRange::new(0x80_0000_0000, memory.len).unwrap();
-        let mut next = (range.first(), memory.address as u64);
-        for (range, memory) in pieces(range, memory) {
-            assert_eq!((range.first(), memory.address as u64), next);
-            assert_eq!(range.len(), memory.len);
-            next = (range.last() + 1, memory.address as u64 + memory.len);
-        }
-        assert_eq!(next, (range.last() + 1, memory.address as u64 + memory.len));
     }
 }

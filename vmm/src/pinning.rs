@@ -1,14 +1,20 @@
-//! Guest RAM on its way to passed devices: faulted in, pinned and mapped for DMA, by workers that start as soon as
+//! Guest RAM on its way to passed devices: faulted in, then pinned and mapped for DMA, by workers that start as soon as
 //! there is RAM. `pin=eager` waits for them before the first vCPU runs; `pin=behind` lets the guest boot meanwhile and
 //! holds the vCPU that first sets Bus Master Enable in a passed function until every range is mapped.
+//!
+//! First all of it is faulted in, by all workers, while devices are being opened; then all of it is mapped, by the last of
+//! them. Both at once is slower:
+//! to pin, the kernel takes the lock of the address space for writing once for every run of pages, waits for each
+//! worker to finish the page that it is zeroing, and keeps all of them and the guest's own page faults waiting. Zeroing
+//! is nine tenths of the work.
 //!
 //! A device reaches RAM only while it masters the bus, and the write that lets it passes [`Gate`]. What speaks against
 //! this, and what is done about it:
 //!
-//! - *A stall of unknown length at that write.* The workers started before the guest did, so it is never longer than
-//!   `pin=eager` would have taken; it is shown as it goes on; it is waited for without a lock, so that other vCPUs run
-//!   (as far as the guest lets them: Linux has one lock around the ports of configuration space); and the guest is told
-//!   that it was stopped, which quiets its watchdogs.
+//! - *A stall of unknown length at that write.* The workers started before the guest did, and others that give way to
+//!   nobody join them, so it is never longer than `pin=eager` would have taken; it is shown as it goes on; it is waited
+//!   for without a lock, so that other vCPUs run (as far as the guest lets them: Linux has one lock around the ports of
+//!   configuration space); and the guest is told that it was stopped, which quiets its watchdogs.
 //! - *A shortage that shows up late and kills the guest.* Limits are checked and address space is accounted for before
 //!   anything starts, and pages of the hugetlb pool are reserved. Ordinary pages cannot be reserved: `behind` is the
 //!   default only where the host has more than enough of them (`spare_memory`), else RAM is pinned eagerly. If memory
@@ -22,8 +28,9 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    ops::Range,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
@@ -34,104 +41,115 @@ use strait_devices::{
     ports::{BusMasterGate, HostMemory},
     vfio::dma::DmaDomain,
 };
-use strait_resources::{codes, failure::Failure, range::AddressRange};
+use strait_resources::{codes, failure::Failure};
 
 use crate::{
     control::{Control, Request},
-    memory::GuestRam,
+    memory::{GuestRam, pieces},
     phases,
 };
 
-/// What one worker faults in and maps before it looks for more work: a GiB takes seconds, a page too little. Also how
-/// long the end of a machine may have to wait.
-const CHUNK: u64 = 64 << 20;
+/// What one worker faults in before it looks for more work.
+const SHARE: u64 = 16 << 20;
+/// Offsets in RAM of what of a kernel is not zero.
+const KERNEL: Range<u64> = 16 << 20..48 << 20;
+/// What is mapped in one call: a tenth of a second, for which the end of a machine may have to wait.
+const MAPPING: u64 = 1 << 30;
 /// The kernel allows a container 65535 mappings unless told otherwise; BARs want some too.
-const MAX_CHUNKS: u64 = 16384;
+const MAX_MAPPINGS: u64 = 16384;
+/// A list of more shares than this would be memory itself.
+const MAX_SHARES: u64 = 16384;
 /// More workers than this only fight over the kernel's memory locks.
 const MAX_WORKERS: usize = 16;
 /// A wait that is over by then shows no progress.
 const QUIET: Duration = Duration::from_millis(300);
 /// How often it is shown.
 const TICK: Duration = Duration::from_millis(100);
-/// Behind a boot the guest comes first: what workers give way by, as nice(2) counts.
-const BEHIND_NICE: i32 = 5;
+/// Behind a boot the guest comes first: what workers give way by, as nice(2) counts. As far as can be.
+const BEHIND_NICE: i32 = 19;
 
-/// The workers. Dropping this ends them after the chunk that each is at.
+/// The workers. Dropping this ends them after the page or the mapping that each is at.
 pub(crate) struct Pinning {
-    ram: Arc<Pinned>,
-    workers: Vec<JoinHandle<()>>,
+    work: Arc<Work>,
 }
 
 /// How far guest RAM is.
 pub(crate) struct Pinned {
     total: u64,
-    mapped: AtomicU64,
+    /// Bytes that are there.
+    faulted: AtomicU64,
+    /// All of it is there, and devices reach it.
+    mapped: AtomicBool,
     /// Ends the workers.
     ending: AtomicBool,
     lock: Mutex<()>,
     changed: Condvar,
-    began: Instant,
+    /// Seconds of the monotonic clock.
+    began: f64,
 }
 
 /// What the workers share.
 struct Work {
     ram: Arc<GuestRam>,
-    domain: Arc<DmaDomain>,
     control: Arc<Control>,
-    chunks: Vec<(AddressRange, HostMemory)>,
+    shares: Vec<HostMemory>,
     next: AtomicUsize,
     pinned: Arc<Pinned>,
+    /// Where it is mapped; set once devices are open.
+    domain: OnceLock<Arc<DmaDomain>>,
+    /// They are as fast as they can be.
+    hurried: AtomicBool,
+    workers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Pinning {
-    /// Starts the workers; `behind`: the guest shall not feel them much. That RAM cannot be had, one of them tells
-    /// `control`.
+    /// Starts the workers, which map nothing before [`Pinning::map_into`]; `behind`: the guest shall not feel them much.
+    /// That RAM cannot be had, one of them tells `control`.
     pub(crate) fn start(
         ram: &Arc<GuestRam>,
-        domain: &Arc<DmaDomain>,
         control: &Arc<Control>,
         behind: bool,
     ) -> io::Result<Self> {
         let total = ram.regions().map(|(range, _)| range.len()).sum();
-        let size = chunk_size(total, ram.granule());
-        let chunks: Vec<_> =
-            ram.regions().flat_map(|(range, memory)| chunks(range, memory, size)).collect();
-        let count = thread::available_parallelism().map_or(1, usize::from);
-        let count = count.min(MAX_WORKERS).min(chunks.len());
-        let pinned = Arc::new(Pinned::new(total));
         let work = Arc::new(Work {
             ram: Arc::clone(ram),
-            domain: Arc::clone(domain),
             control: Arc::clone(control),
-            chunks,
+            shares: shares(ram, total),
             next: AtomicUsize::new(0),
-            pinned: Arc::clone(&pinned),
+            pinned: Arc::new(Pinned::new(total)),
+            domain: OnceLock::new(),
+            hurried: AtomicBool::new(!behind),
+            workers: Mutex::default(),
         });
-        // Joined by the drop if a later one does not start.
-        let mut pinning = Self { ram: pinned, workers: Vec::with_capacity(count) };
-        for number in 0..count {
-            let work = Arc::clone(&work);
-            let thread = thread::Builder::new().name(format!("pin{number}")).stack_size(64 << 10);
-            pinning.workers.push(thread.spawn(move || {
-                if behind {
-                    give_way();
-                }
-                work.run();
-            })?);
-        }
+        // Ends those that did start if a later one does not.
+        let pinning = Self { work };
+        pinning.work.employ(behind)?;
         Ok(pinning)
+    }
+
+    /// Devices are open: what is there may be mapped.
+    pub(crate) fn map_into(&self, domain: &Arc<DmaDomain>) {
+        // There is one domain in a machine's life.
+        let _ = self.work.domain.set(Arc::clone(domain));
+        self.work.pinned.wake();
     }
 
     /// How far it is.
     pub(crate) fn pinned(&self) -> &Arc<Pinned> {
-        &self.ram
+        &self.work.pinned
+    }
+
+    /// Somebody waits.
+    pub(crate) fn hurry(&self) {
+        self.work.hurry();
     }
 }
 
 impl Drop for Pinning {
     fn drop(&mut self) {
-        self.ram.end();
-        for worker in self.workers.drain(..) {
+        self.work.pinned.end();
+        let workers = std::mem::take(&mut *self.work.workers());
+        for worker in workers {
             // One that panicked has said why.
             let _ = worker.join();
         }
@@ -139,71 +157,140 @@ impl Drop for Pinning {
 }
 
 impl Work {
-    fn run(&self) {
-        while !self.pinned.ending.load(Ordering::Relaxed)
-            && let Some((range, memory)) =
-                self.chunks.get(self.next.fetch_add(1, Ordering::Relaxed))
+    /// More workers: one for each CPU that strait may run on.
+    fn employ(self: &Arc<Self>, behind: bool) -> io::Result<()> {
+        let mut workers = self.workers();
+        if self.pinned.ending.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        let left = self.shares.len().saturating_sub(self.next.load(Ordering::Relaxed));
+        for _ in 0..cpus.min(MAX_WORKERS).min(left) {
+            let work = Arc::clone(self);
+            let thread = thread::Builder::new().name(format!("pin{}", workers.len()));
+            workers.push(thread.stack_size(64 << 10).spawn(move || {
+                if behind {
+                    give_way();
+                }
+                work.run();
+            })?);
+        }
+        Ok(())
+    }
+
+    /// Workers that give way may not get to work at all on a busy host, and may not come back from giving way without a
+    /// privilege; new ones can be as fast as whoever waits for them.
+    fn hurry(self: &Arc<Self>) {
+        if !self.hurried.swap(true, Ordering::Relaxed)
+            && let Err(error) = self.employ(false)
         {
-            if let Err(failure) = self.give(*range, *memory) {
-                self.pinned.end();
-                self.control.request(Request::Crash(Box::new(failure)));
-                return;
-            }
-            if self.pinned.add(range.len()) {
-                phases::done_beside("RAM pinned and mapped", self.pinned.began.elapsed());
-                log::info!(
-                    "guest RAM, {} MiB, is pinned and mapped for DMA after {:.2} s",
-                    self.pinned.total >> 20,
-                    self.pinned.began.elapsed().as_secs_f64()
-                );
-                self.control.nudge();
-            }
+            log::debug!("no further thread pins guest RAM: {error}");
         }
     }
 
-    fn give(&self, range: AddressRange, memory: HostMemory) -> Result<(), Failure> {
-        self.ram.populate(memory).map_err(|error| {
+    fn run(&self) {
+        if let Err(failure) = self.give() {
+            self.pinned.end();
+            self.control.request(Request::Crash(Box::new(failure)));
+        }
+    }
+
+    fn give(&self) -> Result<(), Failure> {
+        while !self.pinned.ending.load(Ordering::Relaxed)
+            && let Some(share) = self.shares.get(self.next.fetch_add(1, Ordering::Relaxed))
+        {
+            self.fault_in(*share)?;
+            if self.pinned.add(share.len) {
+                return self.map();
+            }
+        }
+        Ok(())
+    }
+
+    fn fault_in(&self, share: HostMemory) -> Result<(), Failure> {
+        self.ram.populate(share, &self.pinned.ending).map_err(|error| {
             let total = self.pinned.total >> 20;
             let cause = format!("the host ran out of memory for {total} MiB of guest RAM");
             Failure::new(&codes::E1301, cause, "give the guest less memory, or end other programs")
                 .source(error)
-        })?;
-        let owner = Arc::clone(&self.ram) as _;
-        self.domain.map_ram(range, memory, owner).map_err(|error| error.into_failure())
+        })
+    }
+
+    /// All of RAM is there.
+    fn map(&self) -> Result<(), Failure> {
+        let size = mapping_size(self.pinned.total, self.ram.granule());
+        let mappings = self.ram.regions().flat_map(|(range, memory)| pieces(range, memory, size));
+        let Some(domain) = self.pinned.wait_for(&self.pinned.ending, || self.domain.get()) else {
+            return Ok(());
+        };
+        for (range, memory) in mappings {
+            if self.pinned.ending.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let owner = Arc::clone(&self.ram) as _;
+            domain.map_ram(range, memory, owner).map_err(|error| error.into_failure())?;
+        }
+        self.pinned.complete();
+        phases::done_beside("RAM pinned and mapped", self.pinned.began);
+        log::info!(
+            "guest RAM, {} MiB, is pinned and mapped for DMA after {:.2} s",
+            self.pinned.total >> 20,
+            phases::now() - self.pinned.began
+        );
+        self.control.nudge();
+        Ok(())
+    }
+
+    fn workers(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pinned {
     fn new(total: u64) -> Self {
-        let (mapped, ending) = Default::default();
+        let (faulted, mapped, ending) = Default::default();
         let (lock, changed) = Default::default();
-        Self { total, mapped, ending, lock, changed, began: Instant::now() }
+        Self { total, faulted, mapped, ending, lock, changed, began: phases::now() }
     }
 
     /// Is all of RAM mapped?
     pub(crate) fn is_complete(&self) -> bool {
-        self.mapped.load(Ordering::Acquire) >= self.total
+        self.mapped.load(Ordering::Acquire)
     }
 
     /// Waits until all of RAM is mapped, or `ending`, which is looked at every now and then; which of both.
     pub(crate) fn wait(&self, ending: &AtomicBool) -> bool {
+        self.wait_for(ending, || self.is_complete().then_some(())).is_some()
+    }
+
+    fn wait_for<T>(&self, ending: &AtomicBool, ready: impl Fn() -> Option<T>) -> Option<T> {
         let mut guard = self.guard();
-        while !self.is_complete() {
+        loop {
+            if let Some(ready) = ready() {
+                return Some(ready);
+            }
             if ending.load(Ordering::Relaxed) || self.ending.load(Ordering::Relaxed) {
-                return false;
+                return None;
             }
             let waited = self.changed.wait_timeout(guard, TICK);
             (guard, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
-        true
     }
 
-    /// More is mapped; `true` if that was the last.
+    /// More is there; `true` for whoever brought the last.
     fn add(&self, bytes: u64) -> bool {
+        self.faulted.fetch_add(bytes, Ordering::AcqRel) + bytes == self.total
+    }
+
+    fn complete(&self) {
+        self.mapped.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Under the lock, so that it cannot come between a look and the wait.
+    fn wake(&self) {
         let _guard = self.guard();
-        self.mapped.fetch_add(bytes, Ordering::AcqRel);
         self.changed.notify_all();
-        self.is_complete()
     }
 
     fn end(&self) {
@@ -215,8 +302,9 @@ impl Pinned {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The last of them is for mapping.
     fn percent(&self) -> u64 {
-        self.mapped.load(Ordering::Relaxed) * 100 / self.total.max(1)
+        self.faulted.load(Ordering::Relaxed) * 99 / self.total.max(1)
     }
 }
 
@@ -225,12 +313,18 @@ pub(crate) struct Gate {
     control: Arc<Control>,
     /// `None`: there is nothing to wait for.
     pinned: Option<Arc<Pinned>>,
+    /// Whom to hurry.
+    work: Weak<Work>,
 }
 
 impl Gate {
-    /// Opens when `pinned` is complete.
-    pub(crate) fn new(control: &Arc<Control>, pinned: Option<&Arc<Pinned>>) -> Self {
-        Self { control: Arc::clone(control), pinned: pinned.map(Arc::clone) }
+    /// Opens when `pinning` is done.
+    pub(crate) fn new(control: &Arc<Control>, pinning: Option<&Pinning>) -> Self {
+        Self {
+            control: Arc::clone(control),
+            pinned: pinning.map(|pinning| Arc::clone(pinning.pinned())),
+            work: pinning.map(|pinning| Arc::downgrade(&pinning.work)).unwrap_or_default(),
+        }
     }
 }
 
@@ -239,6 +333,9 @@ impl BusMasterGate for Gate {
         let Some(pinned) = self.pinned.as_ref().filter(|pinned| !pinned.is_complete()) else {
             return true;
         };
+        if let Some(work) = self.work.upgrade() {
+            work.hurry();
+        }
         let percent = pinned.percent();
         log::info!(
             "a driver in the guest enables bus mastering: its vCPU waits until all of guest RAM is \
@@ -293,21 +390,24 @@ impl Progress {
     }
 }
 
-/// Whole huge pages, so that the IOMMU's tables can have them too; larger where there would be too many.
-fn chunk_size(total: u64, granule: u64) -> u64 {
-    CHUNK.max(granule).max((total / MAX_CHUNKS).next_power_of_two())
+/// Where kernels are loaded first, in front of whoever loads one; then from the top down, where Linux takes the first
+/// memory that it needs from.
+fn shares(ram: &GuestRam, total: u64) -> Vec<HostMemory> {
+    let size = SHARE.max(ram.granule()).max((total / MAX_SHARES).next_power_of_two());
+    let mut shares: Vec<_> = ram
+        .regions()
+        .flat_map(|(range, memory)| pieces(range, memory, size))
+        .map(|(_, memory)| memory)
+        .collect();
+    shares.reverse();
+    let start = ram.regions().next().map_or(0, |(_, memory)| memory.address);
+    shares.sort_by_key(|share| !KERNEL.contains(&((share.address - start) as u64)));
+    shares
 }
 
-fn chunks(
-    range: AddressRange,
-    memory: HostMemory,
-    size: u64,
-) -> impl Iterator<Item = (AddressRange, HostMemory)> {
-    (0..memory.len).step_by(size as usize).filter_map(move |at| {
-        let len = (memory.len - at).min(size);
-        let range = AddressRange::new(range.first().checked_add(at)?, len)?;
-        Some((range, HostMemory { address: memory.address.checked_add(at as usize)?, len }))
-    })
+/// Whole huge pages, so that the IOMMU's tables can have them too; larger where there would be too many.
+fn mapping_size(total: u64, granule: u64) -> u64 {
+    MAPPING.max(granule).max((total / MAX_MAPPINGS).next_power_of_two())
 }
 
 /// Of the calling thread alone: Linux counts threads here. For what the guest shall not feel.
@@ -319,29 +419,39 @@ pub(crate) fn give_way() {
 
 #[cfg(test)]
 mod tests {
+    use strait_resources::range::AddressRange;
+
     use super::*;
-    use crate::control::install_kick_handler;
+    use crate::{config::Pages, control::install_kick_handler};
 
     #[test]
-    fn chunks_cover_memory_without_a_gap_in_whole_pages() {
-        for (len, granule) in [(200 << 20, 2 << 20), (3 << 30, 1 << 30), (64 << 20, 2 << 20)] {
-            let memory = HostMemory { address: 0x7f00_0000_0000, len };
-            let range = AddressRange::new(1 << 32, len).unwrap();
-            let mut next = range.first();
-            for (range, memory) in chunks(range, memory, chunk_size(len, granule)) {
-                assert_eq!((range.first(), range.len()), (next, memory.len));
-                assert_eq!(memory.address as u64 - 0x7f00_0000_0000, next - (1 << 32));
-                assert!(memory.len.is_multiple_of(granule));
-                next = range.last() + 1;
-            }
-            assert_eq!(next, range.last() + 1);
+    fn shares_are_all_of_ram_from_the_top_down_but_where_kernels_are_loaded() {
+        let ranges = [(0, 80 << 20), (1 << 32, 20 << 20)];
+        let ranges = ranges.map(|(first, len)| AddressRange::new(first, len).unwrap());
+        let ram = GuestRam::new(&ranges, Pages::Default).unwrap();
+        let shares = shares(&ram, 100 << 20);
+        let start = ram.regions().next().unwrap().1.address;
+        let offsets: Vec<_> = shares.iter().map(|share| (share.address - start) >> 20).collect();
+        assert_eq!(offsets[..2], [32, 16]);
+        assert!(offsets[2..].windows(2).all(|pair| pair[0] > pair[1]), "{offsets:?}");
+        let mut shares = shares;
+        shares.sort_by_key(|share| std::cmp::Reverse(share.address));
+        let mut expected: Vec<_> = ram.regions().map(|(_, memory)| memory).collect();
+        for share in &shares {
+            let region = expected.last_mut().unwrap();
+            assert_eq!(share.address as u64 + share.len, region.address as u64 + region.len);
+            assert!(share.len <= SHARE && share.address.is_multiple_of(2 << 20));
+            region.len -= share.len;
+            expected.retain(|region| region.len > 0);
         }
+        assert_eq!((shares.len(), expected.len()), (7, 0));
     }
 
     #[test]
-    fn chunks_of_much_memory_are_fewer_than_the_kernel_allows() {
+    fn mappings_of_much_memory_are_fewer_than_the_kernel_allows() {
         let total: u64 = 24 << 40;
-        assert!(total / chunk_size(total, 2 << 20) <= MAX_CHUNKS);
+        assert!(total / mapping_size(total, 2 << 20) <= MAX_MAPPINGS);
+        assert_eq!(mapping_size(8 << 30, 2 << 20), 1 << 30);
     }
 
     fn gate(total: u64) -> (Arc<Control>, Arc<Pinned>, Gate) {
@@ -349,20 +459,24 @@ mod tests {
         let control = Arc::new(Control::new().unwrap());
         control.resume();
         let pinned = Arc::new(Pinned::new(total));
-        let gate = Gate::new(&control, Some(&pinned));
+        let gate = Gate {
+            control: Arc::clone(&control),
+            pinned: Some(Arc::clone(&pinned)),
+            work: Weak::new(),
+        };
         (control, pinned, gate)
     }
 
     #[test]
-    fn gate_opens_with_the_last_byte_and_not_before() {
+    fn gate_opens_with_the_mapping_and_not_with_the_last_byte() {
         let (control, pinned, gate) = gate(20);
         thread::scope(|scope| {
             let held = scope.spawn(|| gate.pass());
-            assert!(!pinned.add(19));
+            assert!(!pinned.add(19) && pinned.add(1));
             control.nudge();
             thread::sleep(3 * TICK);
             assert!(!held.is_finished() && !gate.is_open());
-            assert!(pinned.add(1));
+            pinned.complete();
             control.nudge();
             assert!(held.join().unwrap());
         });

@@ -1,10 +1,11 @@
-//! How much of this program stays in memory while a guest runs.
+//! How much of this program is in memory, and when.
 //!
-//! To start a machine takes most of the program's code once; to run it takes little: the guest's exits are few. The kernel
+//! Code comes from the page cache in small parts, a page fault each; a start uses most of it, and has all of it mapped at
+//! once instead. To start a machine takes most of the program's code once; to run it takes little: the guest's exits are few. The kernel
 //! would keep all of it mapped, several MiB for every guest. It comes back from the page cache, page by page, where it is
 //! needed again.
 
-#![allow(unsafe_code, reason = "dl_iterate_phdr and madvise of this program's own code")]
+#![allow(unsafe_code, reason = "dl_iterate_phdr, madvise of this program's own code, mallopt")]
 
 use std::{
     ffi::{CStr, c_int, c_void},
@@ -12,17 +13,43 @@ use std::{
 };
 
 const PAGE: usize = 4096;
+/// Bytes by which the heap grows; what is not used of them costs nothing.
+const HEAP_STEP: c_int = 1 << 20;
 
-/// Unmaps what this program and its libraries only read: code and constants. Every later use brings a page back.
+/// One heap for all threads, that grows and shrinks in large steps. Each would have its own otherwise, with pages that
+/// stay; and whatever maps something waits for whoever has RAM faulted in.
+pub(crate) fn keep_one_heap() {
+    for (what, much) in [
+        (libc::M_ARENA_MAX, 1),
+        (libc::M_TOP_PAD, HEAP_STEP),
+        (libc::M_TRIM_THRESHOLD, 4 * HEAP_STEP),
+    ] {
+        // SAFETY: sets a parameter of malloc's.
+        if unsafe { libc::mallopt(what, much) } != 1 {
+            log::debug!("mallopt({what}) is not known");
+        }
+    }
+}
+
+/// Maps what this program and its libraries only read: code and constants. Kernels before 5.14 do not know how.
+pub(crate) fn bring_in_code() {
+    advise(libc::MADV_POPULATE_READ);
+}
+
+/// Unmaps the same. Every later use brings a page back.
 pub(crate) fn let_go_of_code() {
+    advise(libc::MADV_DONTNEED);
+}
+
+fn advise(advice: c_int) {
     let mut segments: Vec<Range<usize>> = Vec::new();
     // SAFETY: `note` gets what it expects, `segments`, which lives until this call is over.
     unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut segments).cast()) };
     for Range { start, end } in segments {
         // SAFETY: whole pages of a private mapping of a file in which nothing was ever written: what is dropped is the
         // same as what comes back.
-        if unsafe { libc::madvise(start as *mut _, end - start, libc::MADV_DONTNEED) } != 0 {
-            log::debug!("code stays mapped: {}", std::io::Error::last_os_error());
+        if unsafe { libc::madvise(start as *mut _, end - start, advice) } != 0 {
+            log::debug!("madvise({advice}) of code: {}", std::io::Error::last_os_error());
         }
     }
 }
@@ -33,7 +60,7 @@ unsafe extern "C" fn note(
     _: libc::size_t,
     segments: *mut c_void,
 ) -> c_int {
-    // SAFETY: the C library gives a valid object, and back what `let_go_of_code` gave it.
+    // SAFETY: the C library gives a valid object, and back what `advise` gave it.
     let (object, segments) = unsafe { (&*object, &mut *segments.cast::<Vec<Range<usize>>>()) };
     // SAFETY: a C string of the C library's; null only where there is no name.
     let name = unsafe { object.dlpi_name.as_ref().map(|name| CStr::from_ptr(name)) };
@@ -76,5 +103,12 @@ mod tests {
         });
         assert!(dropped);
         assert_eq!(format!("{:?}", fs::metadata("/dev/null").unwrap().is_file()), "false");
+        let brought_in = (0..100).any(|_| {
+            let_go_of_code();
+            let before = resident();
+            bring_in_code();
+            resident() > before + 1024
+        });
+        assert!(brought_in, "more than a MiB of a test with its libraries");
     }
 }

@@ -2,7 +2,12 @@
 
 #![allow(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION takes an address of this process")]
 
-use std::{io, os::fd::AsRawFd, sync::Arc};
+use std::{
+    io,
+    os::fd::AsRawFd,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
 
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES,
@@ -20,7 +25,7 @@ use strait_resources::{codes, failure::Failure, range::AddressRange, window::IdP
 use vfio_ioctls::VfioDeviceFd;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::p2p::PeerMappings;
+use crate::{builder::internal, p2p::PeerMappings, vcpu::STACK};
 
 /// What strait asks of KVM, with the name that the kernel's documentation uses.
 const NEEDED: &[(Cap, &str)] = &[
@@ -34,6 +39,30 @@ const NEEDED: &[(Cap, &str)] = &[
     (Cap::Pit2, "KVM_CAP_PIT2"),
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
 ];
+
+/// A VM that a thread makes while the host is looked at: KVM waits for grace periods and for a thread of its own. It
+/// changes nothing on the host, and why it cannot be had is told only when the checks have said what they know better.
+pub(crate) struct NewVm(JoinHandle<Result<(Host, Vm), Failure>>);
+
+impl NewVm {
+    /// Begins.
+    pub(crate) fn start() -> io::Result<Self> {
+        let make = || {
+            let host = Host::open()?;
+            let vm = Vm::new(&host)?;
+            Ok((host, vm))
+        };
+        thread::Builder::new().name("vm".to_owned()).stack_size(STACK).spawn(make).map(Self)
+    }
+
+    /// Waits for it.
+    pub(crate) fn finish(self) -> Result<(Host, Vm), Failure> {
+        self.0.join().unwrap_or_else(|_| {
+            let error = io::Error::other("the thread panicked, see above");
+            Err(internal("making a virtual machine")(error))
+        })
+    }
+}
 
 /// /dev/kvm, checked to be able to do what a machine needs.
 pub(crate) struct Host {

@@ -7,6 +7,7 @@
 mod elf;
 mod failure;
 mod protocol;
+mod sparse;
 mod unwrap;
 
 use std::{
@@ -21,6 +22,7 @@ use linux_loader::loader::{
 use strait_resources::range::{AddressRange, align_down, align_up};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, ReadVolatile};
 
+use self::sparse::Sparse;
 use crate::{layout, plan::Plan};
 
 /// Magic of the setup header, and where it and what we read of it stand in a bzImage.
@@ -43,10 +45,10 @@ pub struct BootRequest<'a> {
     pub initramfs: Option<&'a Path>,
     /// Without NUL.
     pub cmdline: &'a str,
-    /// Where RAM is.
-    pub plan: &'a Plan,
-    /// Guest-physical address of the ACPI root pointer.
-    pub rsdp: u64,
+    /// Where RAM is, the lowest first: [`Plan::ram`].
+    pub ram: &'a [AddressRange],
+    /// RAM is as the host gave it, all zeros: no guest has run in it yet.
+    pub fresh: bool,
     /// Which way in.
     pub mode: BootMode,
 }
@@ -149,8 +151,16 @@ pub enum BootError {
     Memory(String),
 }
 
+/// What was loaded, for [`Loaded::prepare`].
+pub struct Loaded {
+    kernel: LoadedKernel,
+    initramfs: Option<AddressRange>,
+    /// Bytes without the NUL.
+    cmdline: u32,
+}
+
 /// A kernel in guest memory.
-struct Loaded {
+struct LoadedKernel {
     /// First instruction for the way that was chosen.
     rip: u64,
     pvh: bool,
@@ -270,13 +280,12 @@ fn elf_end<F: Read + Seek>(path: &Path, image: &mut F) -> Result<u64, BootError>
     })
 }
 
-/// Loads kernel, initramfs, command line and boot data; says where to enter.
+/// Loads kernel, initramfs and command line: all that takes a while, and that needs to know no more than where RAM is.
 ///
 /// # Errors
 /// A file that cannot be read or is no kernel, too little RAM, a command line that is too long.
-pub fn load(memory: &GuestMemoryMmap, request: &BootRequest<'_>) -> Result<Entry, BootError> {
-    let low =
-        request.plan.ram.first().map_or(0, |range| range.last().saturating_add(1)).min(1 << 32);
+pub fn load(memory: &GuestMemoryMmap, request: &BootRequest<'_>) -> Result<Loaded, BootError> {
+    let low = request.ram.first().map_or(0, |range| range.last().saturating_add(1)).min(1 << 32);
     // Opened before the kernel is unpacked, which takes a while: a typing error should not.
     let initramfs = request.initramfs.map(Initramfs::open).transpose()?;
     let kernel = load_kernel(memory, request, low)?;
@@ -287,12 +296,29 @@ pub fn load(memory: &GuestMemoryMmap, request: &BootRequest<'_>) -> Result<Entry
     }
     let terminated = [request.cmdline.as_bytes(), &[0]].concat();
     memory.write_slice(&terminated, GuestAddress(layout::CMDLINE)).map_err(written)?;
-    if kernel.pvh {
-        protocol::pvh(memory, request, initramfs)?;
-        Ok(Entry::Pvh { rip: kernel.rip, start_info: layout::PVH_START_INFO })
-    } else {
-        protocol::linux64(memory, request, kernel.header, initramfs)?;
-        Ok(Entry::Linux64 { rip: kernel.rip, zero_page: layout::ZERO_PAGE })
+    Ok(Loaded { kernel, initramfs, cmdline: len as u32 })
+}
+
+impl Loaded {
+    /// Writes what the kernel is told when it is entered; says where that is. `rsdp`: guest-physical address of the ACPI
+    /// root pointer.
+    ///
+    /// # Errors
+    /// A plan with more ranges than a kernel can be told of, or RAM that is not there.
+    pub fn prepare(
+        &self,
+        memory: &GuestMemoryMmap,
+        plan: &Plan,
+        rsdp: u64,
+    ) -> Result<Entry, BootError> {
+        let rip = self.kernel.rip;
+        if self.kernel.pvh {
+            protocol::pvh(memory, self, plan, rsdp)?;
+            Ok(Entry::Pvh { rip, start_info: layout::PVH_START_INFO })
+        } else {
+            protocol::linux64(memory, self, plan, rsdp)?;
+            Ok(Entry::Linux64 { rip, zero_page: layout::ZERO_PAGE })
+        }
     }
 }
 
@@ -304,7 +330,7 @@ fn load_kernel(
     memory: &GuestMemoryMmap,
     request: &BootRequest<'_>,
     low: u64,
-) -> Result<Loaded, BootError> {
+) -> Result<LoadedKernel, BootError> {
     let path = request.kernel;
     let read = |source| BootError::Read { path: path.to_owned(), source };
     let (mut file, head) = open_kernel(path)?;
@@ -317,7 +343,7 @@ fn load_kernel(
     }
     match unwrap::vmlinux(&mut file, &head) {
         Ok(vmlinux) => {
-            let loaded = load_elf(memory, request, &mut Cursor::new(vmlinux), limits, low)?;
+            let loaded = load_elf(memory, request, Cursor::new(vmlinux), limits, low)?;
             // A vmlinux from inside a bzImage without the note wants its own decompressor's set-up.
             if loaded.pvh { Ok(loaded) } else { load_bzimage(memory, path, &mut file, limits, low) }
         }
@@ -332,16 +358,17 @@ fn load_kernel(
 fn load_elf<F: Read + ReadVolatile + Seek>(
     memory: &GuestMemoryMmap,
     request: &BootRequest<'_>,
-    image: &mut F,
+    image: F,
     limits: Limits,
     low: u64,
-) -> Result<Loaded, BootError> {
+) -> Result<LoadedKernel, BootError> {
     let path = request.kernel.to_owned();
-    let end = elf_end(&path, image)?;
+    let mut image = Sparse::new(image, request.fresh);
+    let end = elf_end(&path, &mut image)?;
     if end > low {
         return Err(BootError::KernelTooBig { path, end, low });
     }
-    let result = Elf::load(memory, None, image, Some(GuestAddress(0))).map_err(|error| {
+    let result = Elf::load(memory, None, &mut image, Some(GuestAddress(0))).map_err(|error| {
         BootError::NotAKernel {
             path: path.clone(),
             what: format!("an ELF file that does not load ({error})"),
@@ -349,13 +376,13 @@ fn load_elf<F: Read + ReadVolatile + Seek>(
     })?;
     match result.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(entry) => {
-            Ok(Loaded { rip: entry.0, pvh: true, end, header: None, limits })
+            Ok(LoadedKernel { rip: entry.0, pvh: true, end, header: None, limits })
         }
         _ if request.mode == BootMode::Pvh => {
             let why = "it was built without CONFIG_PVH".to_owned();
             Err(BootError::NoPvh { path, why })
         }
-        _ => Ok(Loaded { rip: result.kernel_load.0, pvh: false, end, header: None, limits }),
+        _ => Ok(LoadedKernel { rip: result.kernel_load.0, pvh: false, end, header: None, limits }),
     }
 }
 
@@ -365,7 +392,7 @@ fn load_bzimage(
     file: &mut File,
     limits: Limits,
     low: u64,
-) -> Result<Loaded, BootError> {
+) -> Result<LoadedKernel, BootError> {
     let odd = |what: String| BootError::NotAKernel { path: path.to_owned(), what };
     let start = GuestAddress(layout::HIGH_MEMORY_START);
     let len = file
@@ -391,7 +418,13 @@ fn load_bzimage(
     if end > low {
         return Err(BootError::KernelTooBig { path: path.to_owned(), end, low });
     }
-    Ok(Loaded { rip: result.kernel_load.0 + 0x200, pvh: false, end, header: Some(header), limits })
+    Ok(LoadedKernel {
+        rip: result.kernel_load.0 + 0x200,
+        pvh: false,
+        end,
+        header: Some(header),
+        limits,
+    })
 }
 
 /// A file for the kernel to unpack.
@@ -419,7 +452,7 @@ impl<'a> Initramfs<'a> {
     fn load(
         mut self,
         memory: &GuestMemoryMmap,
-        kernel: &Loaded,
+        kernel: &LoadedKernel,
         low: u64,
     ) -> Result<AddressRange, BootError> {
         let len = self.len;

@@ -9,11 +9,10 @@ use linux_loader::{
         elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info},
     },
 };
-use strait_resources::range::AddressRange;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::{BootError, BootRequest, written};
-use crate::layout;
+use super::{BootError, Loaded, written};
+use crate::{layout, plan::Plan};
 
 /// `XEN_HVM_START_MAGIC_VALUE`.
 const PVH_MAGIC: u32 = 0x336e_c578;
@@ -32,11 +31,11 @@ const HEADER_VERSION: u16 = 0x020f;
 
 pub(super) fn pvh(
     memory: &GuestMemoryMmap,
-    request: &BootRequest<'_>,
-    initramfs: Option<AddressRange>,
+    loaded: &Loaded,
+    plan: &Plan,
+    rsdp: u64,
 ) -> Result<(), BootError> {
-    let map: Vec<hvm_memmap_table_entry> = request
-        .plan
+    let map: Vec<hvm_memmap_table_entry> = plan
         .e820()
         .into_iter()
         .map(|(range, kind)| hvm_memmap_table_entry {
@@ -53,17 +52,17 @@ pub(super) fn pvh(
     let info = hvm_start_info {
         magic: PVH_MAGIC,
         version: PVH_VERSION,
-        nr_modules: u32::from(initramfs.is_some()),
-        modlist_paddr: if initramfs.is_some() { PVH_MODULES } else { 0 },
+        nr_modules: u32::from(loaded.initramfs.is_some()),
+        modlist_paddr: if loaded.initramfs.is_some() { PVH_MODULES } else { 0 },
         cmdline_paddr: layout::CMDLINE,
-        rsdp_paddr: request.rsdp,
+        rsdp_paddr: rsdp,
         memmap_paddr: layout::PVH_MEMMAP,
         memmap_entries: map.len() as u32,
         ..Default::default()
     };
     let mut parameters = BootParams::new(&info, GuestAddress(layout::PVH_START_INFO));
     parameters.set_sections(&map, GuestAddress(layout::PVH_MEMMAP));
-    if let Some(range) = initramfs {
+    if let Some(range) = loaded.initramfs {
         let module =
             hvm_modlist_entry { paddr: range.first(), size: range.len(), ..Default::default() };
         parameters.set_modules(&[module], GuestAddress(PVH_MODULES));
@@ -73,31 +72,31 @@ pub(super) fn pvh(
 
 pub(super) fn linux64(
     memory: &GuestMemoryMmap,
-    request: &BootRequest<'_>,
-    header: Option<setup_header>,
-    initramfs: Option<AddressRange>,
+    loaded: &Loaded,
+    plan: &Plan,
+    rsdp: u64,
 ) -> Result<(), BootError> {
     let mut page = boot_params {
-        hdr: header.unwrap_or(setup_header {
+        hdr: loaded.kernel.header.unwrap_or(setup_header {
             boot_flag: BOOT_FLAG,
             header: HEADER_MAGIC,
             version: HEADER_VERSION,
             kernel_alignment: 0x20_0000,
             ..Default::default()
         }),
-        acpi_rsdp_addr: request.rsdp,
+        acpi_rsdp_addr: rsdp,
         ..Default::default()
     };
     page.hdr.type_of_loader = LOADER_UNDEFINED;
     page.hdr.loadflags |= LOADED_HIGH;
     page.hdr.cmd_line_ptr = layout::CMDLINE as u32;
-    page.hdr.cmdline_size = request.cmdline.len() as u32;
-    if let Some(range) = initramfs {
+    page.hdr.cmdline_size = loaded.cmdline;
+    if let Some(range) = loaded.initramfs {
         // Both fit: the initramfs is below 2 GiB.
         page.hdr.ramdisk_image = range.first() as u32;
         page.hdr.ramdisk_size = range.len() as u32;
     }
-    let map = request.plan.e820();
+    let map = plan.e820();
     let mut table = page.e820_table;
     if map.len() > table.len() {
         return Err(BootError::Memory(format!("the memory map has {} entries", map.len())));

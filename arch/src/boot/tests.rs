@@ -34,8 +34,11 @@ impl Fixture {
     }
 
     fn load(&self, kernel: &Path, initramfs: Option<&Path>) -> Result<Entry, BootError> {
-        let request = BootRequest { initramfs, ..self.request(kernel) };
-        load(&self.memory, &request)
+        self.boot(&BootRequest { initramfs, ..self.request(kernel) })
+    }
+
+    fn boot(&self, request: &BootRequest<'_>) -> Result<Entry, BootError> {
+        load(&self.memory, request)?.prepare(&self.memory, &self.plan, layout::ACPI_START)
     }
 
     fn request<'a>(&'a self, kernel: &'a Path) -> BootRequest<'a> {
@@ -43,8 +46,8 @@ impl Fixture {
             kernel,
             initramfs: None,
             cmdline: "console=ttyS0",
-            plan: &self.plan,
-            rsdp: layout::ACPI_START,
+            ram: &self.plan.ram,
+            fresh: true,
             mode: BootMode::Auto,
         }
     }
@@ -143,7 +146,7 @@ fn bzimage_without_a_note_inside_or_when_told_so_is_entered_by_its_own_code() {
     assert_eq!(fixture.load(&kernel, None).unwrap(), expected);
     let kernel = fixture.file("vmlinuz", &bzimage_of(&elf(true, MIB)));
     let told = BootRequest { mode: BootMode::BzImage, ..fixture.request(&kernel) };
-    assert_eq!(load(&fixture.memory, &told).unwrap(), expected);
+    assert_eq!(fixture.boot(&told).unwrap(), expected);
     assert_eq!(fixture.u32_at(layout::ZERO_PAGE + 0x202), 0x5372_6448);
 }
 
@@ -153,8 +156,8 @@ fn command_line_that_the_unwrapped_kernel_would_cut_is_refused() {
     let kernel = fixture.file("vmlinuz", &bzimage_of(&elf(true, MIB)));
     let (fits, long) = ("x".repeat(100), "x".repeat(101));
     let request = |cmdline| BootRequest { cmdline, ..fixture.request(&kernel) };
-    load(&fixture.memory, &request(&fits)).unwrap();
-    let failure = load(&fixture.memory, &request(&long)).unwrap_err().into_failure();
+    fixture.boot(&request(&fits)).unwrap();
+    let failure = fixture.boot(&request(&long)).unwrap_err().into_failure();
     assert_eq!((failure.code.id, &*failure.fix), ("E2105", "shorten --cmdline to 100 bytes"));
 }
 
@@ -243,7 +246,7 @@ fn command_line_of_64_kib_is_refused() {
     let kernel = fixture.file("vmlinux", &elf(true, MIB));
     let long = "x".repeat(0x1_0000);
     let request = BootRequest { cmdline: &long, ..fixture.request(&kernel) };
-    assert_eq!(load(&fixture.memory, &request).unwrap_err().into_failure().code.id, "E2105");
+    assert_eq!(fixture.boot(&request).unwrap_err().into_failure().code.id, "E2105");
 }
 
 #[test]
