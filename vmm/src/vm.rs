@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION takes an address of this process")]
 
 use std::{
+    arch::x86_64::{__cpuid, CpuidResult},
     io,
     os::fd::AsRawFd,
     sync::Arc,
@@ -16,7 +17,7 @@ use kvm_bindings::{
     kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
-use strait_arch::layout;
+use strait_arch::{cpuid, layout};
 use strait_devices::{
     pci::function::DirectArea,
     ports::{GuestMapper, GuestMapping, HostMemory},
@@ -109,11 +110,19 @@ impl Host {
         )
     }
 
-    /// What CPUID KVM can give to a guest.
+    /// What CPUID KVM can give to a guest, with what this CPU says of itself.
     pub(crate) fn supported_cpuid(&self) -> Result<CpuId, Failure> {
-        self.kvm
+        let supported = self
+            .kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(kvm_failure("KVM_GET_SUPPORTED_CPUID"))
+            .map_err(kvm_failure("KVM_GET_SUPPORTED_CPUID"))?;
+        let mut leaves = supported.as_slice().to_vec();
+        cpuid::complete(&mut leaves, |function| {
+            let CpuidResult { eax, ebx, ecx, edx } = __cpuid(function);
+            [eax, ebx, ecx, edx]
+        });
+        CpuId::from_entries(&leaves)
+            .map_err(|error| internal("building CPUID")(io::Error::other(format!("{error:?}"))))
     }
 
     /// MSRs that make up a vCPU's state.

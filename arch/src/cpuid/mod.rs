@@ -8,6 +8,8 @@
 mod hypervisor;
 mod topology;
 
+use std::ops::RangeInclusive;
+
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 pub use topology::{CpuTopology, apic_id};
@@ -55,6 +57,23 @@ pub struct CpuidSpec {
 
 /// KVM's APIC timer frequency.
 pub const KVM_APIC_KHZ: u32 = 1_000_000;
+
+/// Name, and what AMD's CPUs say of caches and TLBs: the host's, yet older kernels leave them out of KVM's list, and a
+/// guest would find a CPU without a name.
+const HOSTS_OWN: RangeInclusive<u32> = 0x8000_0002..=0x8000_0006;
+
+/// Adds what is `host`'s own to KVM's list where that says nothing: CPUID of the CPU that this runs on, by leaf.
+pub fn complete(supported: &mut Vec<kvm_cpuid_entry2>, host: impl Fn(u32) -> [u32; 4]) {
+    let highest = host(0x8000_0000)[0];
+    for function in HOSTS_OWN.filter(|function| *function <= highest) {
+        let told = |leaf: &kvm_cpuid_entry2| leaf.eax | leaf.ebx | leaf.ecx | leaf.edx != 0;
+        if !supported.iter().any(|leaf| leaf.function == function && told(leaf)) {
+            supported.retain(|leaf| leaf.function != function);
+            let [eax, ebx, ecx, edx] = host(function);
+            supported.push(kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() });
+        }
+    }
+}
 
 /// The list for one vCPU.
 pub fn guest_cpuid(supported: &[kvm_cpuid_entry2], spec: &CpuidSpec) -> Vec<kvm_cpuid_entry2> {
@@ -255,6 +274,22 @@ mod tests {
             }
         }
         list
+    }
+
+    #[test]
+    fn hosts_name_and_caches_are_added_only_where_kvm_says_nothing() {
+        let host = |function: u32| match function {
+            0x8000_0000 => [0x8000_0005, 0, 0, 0],
+            _ => [function, 1, 2, 3],
+        };
+        let mut list = vec![leaf(0x8000_0003, [7, 0, 0, 0]), leaf(0x8000_0004, [0; 4])];
+        complete(&mut list, host);
+        assert_eq!(find(&list, 0x8000_0002, 0), Some([0x8000_0002, 1, 2, 3]));
+        assert_eq!(find(&list, 0x8000_0003, 0), Some([7, 0, 0, 0]));
+        assert_eq!(find(&list, 0x8000_0004, 0), Some([0x8000_0004, 1, 2, 3]));
+        assert_eq!(find(&list, 0x8000_0005, 0), Some([0x8000_0005, 1, 2, 3]));
+        assert_eq!(find(&list, 0x8000_0006, 0), None, "the host's CPU does not know it");
+        assert_eq!(list.len(), 4);
     }
 
     #[test]

@@ -29,6 +29,12 @@ fn clock_is_the_tsc(outcome: &Outcome) -> Result<(), String> {
     }
 }
 
+/// Linux names a CPU without a name by its family and model, in one word.
+fn cpu_has_a_name(outcome: &Outcome) -> Result<(), String> {
+    let name = outcome.vm("a")?.report("cpu.model-name")?;
+    if name.contains(' ') { Ok(()) } else { Err(format!("the CPU's name is '{name}'")) }
+}
+
 /// Calibrating the TSC fails in the lab, with every monitor: under TCG one reading of a timer takes longer than the
 /// kernel tolerates between two. So the guest is told the frequency.
 const TSC: &str = "tsc_early_khz=$TSC_KHZ";
@@ -43,6 +49,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
                 let leaf = outcome.vm("a")?.report("cpu.leaf-40000000")?;
                 if leaf.contains("KVMKVMKVM") { Ok(()) } else { Err(leaf.to_owned()) }
             })
+            .check(cpu_has_a_name)
             .real(),
         Scenario::new("hide-kvm", HostKind::Main, "hide=kvm: no KVM leaf")
             .vm(Vm::new("a", "sleep,5;cpu")
@@ -69,6 +76,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             let said = outcome.vm("a")?.report("cpu.detect-virt")?;
             if said == "none" { Ok(()) } else { Err(format!("detected: {said}")) }
         })
+        .check(cpu_has_a_name)
         .real(),
         Scenario::new("hv-vendor", HostKind::Main, "hv-vendor= shows in CPUID")
             .vm(Vm::new("a", "cpu")
