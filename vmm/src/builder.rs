@@ -261,13 +261,13 @@ fn build(
         );
     }
 
-    // Workers give RAM to the IOMMU from here on. No device can master the bus before they are done: the gate.
     if plan.ram != expected.ram {
         log::info!("VFIO knows more of the IOMMU than the host's sysfs: RAM lies elsewhere");
         ahead.give_up();
         ahead = Ahead::start(config, &plan.ram, behind, &control)?;
     }
     let Ahead { ram, pinning, loading } = ahead;
+    // Workers give RAM to the IOMMU from here on. No device can master the bus before they are done: the gate.
     pinning.iter().zip(&dma).for_each(|(pinning, domain)| pinning.map_into(domain));
     let pinned = pinning.as_ref().map(Pinning::pinned);
     let gate: Arc<dyn BusMasterGate> = Arc::new(Gate::new(&control, pinning.as_ref()));

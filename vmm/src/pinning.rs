@@ -2,8 +2,7 @@
 //! there is RAM. `pin=eager` waits for them before the first vCPU runs; `pin=behind` lets the guest boot meanwhile and
 //! holds the vCPU that first sets Bus Master Enable in a passed function until every range is mapped.
 //!
-//! First all of it is faulted in, by all workers, while devices are being opened; then all of it is mapped, by the last of
-//! them. Both at once is slower:
+//! First all of it is faulted in, by all workers, while devices are being opened; then all of it is mapped, by one at a time. Both at once is slower:
 //! to pin, the kernel takes the lock of the address space for writing once for every run of pages, waits for each
 //! worker to finish the page that it is zeroing, and keeps all of them and the guest's own page faults waiting. Zeroing
 //! is nine tenths of the work.
@@ -26,28 +25,29 @@
 //!   in the host's log, wrong data for a guest that asked for it, and nothing for anybody else.
 //! - *Reboots.* RAM stays mapped; a reboot before it is mapped releases the held vCPU, whose write is forgotten.
 
+mod gate;
+
 use std::{
-    io::{self, IsTerminal, Write},
+    io,
     ops::Range,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use strait_devices::{
-    ports::{BusMasterGate, HostMemory},
-    vfio::dma::DmaDomain,
-};
-use strait_resources::{codes, failure::Failure};
+use strait_devices::{ports::HostMemory, vfio::dma::DmaDomain};
+use strait_resources::{codes, failure::Failure, range::AddressRange};
 
 use crate::{
     control::{Control, Request},
     memory::{GuestRam, pieces},
     phases,
 };
+
+pub(crate) use self::gate::{Gate, Progress};
 
 /// What one worker faults in before it looks for more work.
 const SHARE: u64 = 16 << 20;
@@ -61,8 +61,6 @@ const MAX_MAPPINGS: u64 = 16384;
 const MAX_SHARES: u64 = 16384;
 /// More workers than this only fight over the kernel's memory locks.
 const MAX_WORKERS: usize = 16;
-/// A wait that is over by then shows no progress.
-const QUIET: Duration = Duration::from_millis(300);
 /// How often it is shown.
 const TICK: Duration = Duration::from_millis(100);
 /// Behind a boot the guest comes first: what workers give way by, as nice(2) counts. As far as can be.
@@ -97,6 +95,8 @@ struct Work {
     pinned: Arc<Pinned>,
     /// Where it is mapped; set once devices are open.
     domain: OnceLock<Arc<DmaDomain>>,
+    /// What is not mapped yet, the lowest last. Held while one is: the kernel maps one at a time.
+    mappings: Mutex<Vec<(AddressRange, HostMemory)>>,
     /// They are as fast as they can be.
     hurried: AtomicBool,
     workers: Mutex<Vec<JoinHandle<()>>>,
@@ -118,6 +118,7 @@ impl Pinning {
             next: AtomicUsize::new(0),
             pinned: Arc::new(Pinned::new(total)),
             domain: OnceLock::new(),
+            mappings: Mutex::new(mappings(ram, total)),
             hurried: AtomicBool::new(!behind),
             workers: Mutex::default(),
         });
@@ -165,14 +166,15 @@ impl Work {
         }
         let cpus = thread::available_parallelism().map_or(1, usize::from);
         let left = self.shares.len().saturating_sub(self.next.load(Ordering::Relaxed));
-        for _ in 0..cpus.min(MAX_WORKERS).min(left) {
+        // One to map, if nothing else is left.
+        for _ in 0..cpus.min(MAX_WORKERS).min(left).max(1) {
             let work = Arc::clone(self);
             let thread = thread::Builder::new().name(format!("pin{}", workers.len()));
             workers.push(thread.stack_size(64 << 10).spawn(move || {
                 if behind {
                     give_way();
                 }
-                work.run();
+                work.run(behind);
             })?);
         }
         Ok(())
@@ -188,23 +190,30 @@ impl Work {
         }
     }
 
-    fn run(&self) {
-        if let Err(failure) = self.give() {
+    fn run(&self, behind: bool) {
+        if let Err(failure) = self.give(behind) {
             self.pinned.end();
             self.control.request(Request::Crash(Box::new(failure)));
         }
     }
 
-    fn give(&self) -> Result<(), Failure> {
+    fn give(&self, behind: bool) -> Result<(), Failure> {
+        let mut was_last = false;
         while !self.pinned.ending.load(Ordering::Relaxed)
             && let Some(share) = self.shares.get(self.next.fetch_add(1, Ordering::Relaxed))
         {
             self.fault_in(*share)?;
-            if self.pinned.add(share.len) {
-                return self.map();
-            }
+            was_last = self.pinned.add(share.len);
         }
-        Ok(())
+        // Of those who give way one is enough; who does not is here because somebody waits.
+        if behind && !was_last {
+            return Ok(());
+        }
+        let domain = || self.domain.get().filter(|_| self.pinned.is_there());
+        match self.pinned.wait_for(&self.pinned.ending, domain) {
+            Some(domain) => self.map(domain),
+            None => Ok(()),
+        }
     }
 
     fn fault_in(&self, share: HostMemory) -> Result<(), Failure> {
@@ -217,19 +226,20 @@ impl Work {
     }
 
     /// All of RAM is there.
-    fn map(&self) -> Result<(), Failure> {
-        let size = mapping_size(self.pinned.total, self.ram.granule());
-        let mappings = self.ram.regions().flat_map(|(range, memory)| pieces(range, memory, size));
-        let Some(domain) = self.pinned.wait_for(&self.pinned.ending, || self.domain.get()) else {
-            return Ok(());
-        };
-        for (range, memory) in mappings {
-            if self.pinned.ending.load(Ordering::Relaxed) {
-                return Ok(());
-            }
+    fn map(&self, domain: &DmaDomain) -> Result<(), Failure> {
+        while !self.pinned.ending.load(Ordering::Relaxed) {
+            let mut left = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some((range, memory)) = left.pop() else { break };
             let owner = Arc::clone(&self.ram) as _;
             domain.map_ram(range, memory, owner).map_err(|error| error.into_failure())?;
+            if left.is_empty() {
+                self.all_is_mapped();
+            }
         }
+        Ok(())
+    }
+
+    fn all_is_mapped(&self) {
         self.pinned.complete();
         phases::done_beside("RAM pinned and mapped", self.pinned.began);
         log::info!(
@@ -238,7 +248,6 @@ impl Work {
             phases::now() - self.pinned.began
         );
         self.control.nudge();
-        Ok(())
     }
 
     fn workers(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
@@ -279,7 +288,16 @@ impl Pinned {
 
     /// More is there; `true` for whoever brought the last.
     fn add(&self, bytes: u64) -> bool {
-        self.faulted.fetch_add(bytes, Ordering::AcqRel) + bytes == self.total
+        let was_last = self.faulted.fetch_add(bytes, Ordering::AcqRel) + bytes == self.total;
+        if was_last {
+            self.wake();
+        }
+        was_last
+    }
+
+    /// Is all of RAM faulted in?
+    fn is_there(&self) -> bool {
+        self.faulted.load(Ordering::Acquire) == self.total
     }
 
     fn complete(&self) {
@@ -308,88 +326,6 @@ impl Pinned {
     }
 }
 
-/// Passes bus mastering on once RAM is mapped.
-pub(crate) struct Gate {
-    control: Arc<Control>,
-    /// `None`: there is nothing to wait for.
-    pinned: Option<Arc<Pinned>>,
-    /// Whom to hurry.
-    work: Weak<Work>,
-}
-
-impl Gate {
-    /// Opens when `pinning` is done.
-    pub(crate) fn new(control: &Arc<Control>, pinning: Option<&Pinning>) -> Self {
-        Self {
-            control: Arc::clone(control),
-            pinned: pinning.map(|pinning| Arc::clone(pinning.pinned())),
-            work: pinning.map(|pinning| Arc::downgrade(&pinning.work)).unwrap_or_default(),
-        }
-    }
-}
-
-impl BusMasterGate for Gate {
-    fn pass(&self) -> bool {
-        let Some(pinned) = self.pinned.as_ref().filter(|pinned| !pinned.is_complete()) else {
-            return true;
-        };
-        if let Some(work) = self.work.upgrade() {
-            work.hurry();
-        }
-        let percent = pinned.percent();
-        log::info!(
-            "a driver in the guest enables bus mastering: its vCPU waits until all of guest RAM is \
-             mapped, {percent} % are"
-        );
-        let mut progress = Progress::new("the guest waits for its memory");
-        let passed = self.control.hold(|| pinned.is_complete(), || progress.show(pinned));
-        progress.end();
-        let seconds = progress.began.elapsed().as_secs_f64();
-        match passed {
-            true => log::info!("the vCPU goes on after {seconds:.2} s"),
-            false => log::info!("the wait ended with the machine after {seconds:.2} s"),
-        }
-        passed
-    }
-
-    fn is_open(&self) -> bool {
-        self.pinned.as_ref().is_none_or(|pinned| pinned.is_complete())
-    }
-}
-
-/// One line on a terminal that says how far it is.
-pub(crate) struct Progress {
-    what: &'static str,
-    began: Instant,
-    shown: bool,
-    terminal: bool,
-}
-
-impl Progress {
-    /// Shown only if it takes a while.
-    pub(crate) fn new(what: &'static str) -> Self {
-        let terminal = io::stderr().is_terminal();
-        Self { what, began: Instant::now(), shown: false, terminal }
-    }
-
-    /// How far it is now.
-    pub(crate) fn show(&mut self, pinned: &Pinned) {
-        if !self.terminal || self.began.elapsed() < QUIET {
-            return;
-        }
-        self.shown = true;
-        let (percent, mib) = (pinned.percent(), pinned.total >> 20);
-        let _ = write!(io::stderr(), "\r{}: {percent:3} % of {mib} MiB", self.what);
-    }
-
-    /// Takes the line away.
-    pub(crate) fn end(&mut self) {
-        if std::mem::take(&mut self.shown) {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
-}
-
 /// Where kernels are loaded first, in front of whoever loads one; then from the top down, where Linux takes the first
 /// memory that it needs from.
 fn shares(ram: &GuestRam, total: u64) -> Vec<HostMemory> {
@@ -403,6 +339,14 @@ fn shares(ram: &GuestRam, total: u64) -> Vec<HostMemory> {
     let start = ram.regions().next().map_or(0, |(_, memory)| memory.address);
     shares.sort_by_key(|share| !KERNEL.contains(&((share.address - start) as u64)));
     shares
+}
+
+fn mappings(ram: &GuestRam, total: u64) -> Vec<(AddressRange, HostMemory)> {
+    let size = mapping_size(total, ram.granule());
+    let mut mappings: Vec<_> =
+        ram.regions().flat_map(|(range, memory)| pieces(range, memory, size)).collect();
+    mappings.reverse();
+    mappings
 }
 
 /// Whole huge pages, so that the IOMMU's tables can have them too; larger where there would be too many.
@@ -419,10 +363,8 @@ pub(crate) fn give_way() {
 
 #[cfg(test)]
 mod tests {
-    use strait_resources::range::AddressRange;
-
     use super::*;
-    use crate::{config::Pages, control::install_kick_handler};
+    use crate::config::Pages;
 
     #[test]
     fn shares_are_all_of_ram_from_the_top_down_but_where_kernels_are_loaded() {
@@ -452,53 +394,5 @@ mod tests {
         let total: u64 = 24 << 40;
         assert!(total / mapping_size(total, 2 << 20) <= MAX_MAPPINGS);
         assert_eq!(mapping_size(8 << 30, 2 << 20), 1 << 30);
-    }
-
-    fn gate(total: u64) -> (Arc<Control>, Arc<Pinned>, Gate) {
-        install_kick_handler().unwrap();
-        let control = Arc::new(Control::new().unwrap());
-        control.resume();
-        let pinned = Arc::new(Pinned::new(total));
-        let gate = Gate {
-            control: Arc::clone(&control),
-            pinned: Some(Arc::clone(&pinned)),
-            work: Weak::new(),
-        };
-        (control, pinned, gate)
-    }
-
-    #[test]
-    fn gate_opens_with_the_mapping_and_not_with_the_last_byte() {
-        let (control, pinned, gate) = gate(20);
-        thread::scope(|scope| {
-            let held = scope.spawn(|| gate.pass());
-            assert!(!pinned.add(19) && pinned.add(1));
-            control.nudge();
-            thread::sleep(3 * TICK);
-            assert!(!held.is_finished() && !gate.is_open());
-            pinned.complete();
-            control.nudge();
-            assert!(held.join().unwrap());
-        });
-        assert!(gate.is_open() && gate.pass());
-    }
-
-    #[test]
-    fn gate_of_a_machine_that_ends_lets_nobody_through() {
-        let (control, _, gate) = gate(1);
-        thread::scope(|scope| {
-            let held = scope.spawn(|| gate.pass());
-            thread::sleep(TICK);
-            control.request(Request::Quit);
-            control.stop(Vec::new());
-            assert!(!held.join().unwrap());
-        });
-    }
-
-    #[test]
-    fn gate_without_dma_is_open() {
-        let control = Arc::new(Control::new().unwrap());
-        let gate = Gate::new(&control, None);
-        assert!(gate.is_open() && gate.pass());
     }
 }
