@@ -9,6 +9,20 @@ use crate::{
     scenario::{Ending, Scenario, Vm},
 };
 
+/// Millions: 15 when this was set, of which the program's own are 1; the host's kernel has the others.
+const INSTRUCTIONS_ALLOWED: f64 = 25.0;
+
+/// On this host an instruction is a nanosecond of CPU time. The first start brings the program into the page cache.
+const COUNT_INSTRUCTIONS: &str = r#"
+agent tiny-kernel /run/lab/tiny || exit 91
+start() { agent stopwatch $J/$1 until "LAB up=" -- strait run --kernel /run/lab/tiny --memory 64M; }
+start first && start second && start third || echo "FAIL: not timed"
+for run in second third; do
+    grep '^cpu ' $J/$run.times | cut -d' ' -f2
+done | sort -n | head -n 1 >$J/seconds
+echo "LAB figure.cpu=$(cat $J/seconds) s, a nanosecond an instruction, for a machine's start and end"
+"#;
+
 /// The scenarios.
 pub(crate) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -79,6 +93,25 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
                     status => Err(format!("exit status {status:?}: {}", run.errors)),
                 }
             }),
+        Scenario::new(
+            "start-instructions",
+            HostKind::Counted,
+            "to start a machine and to end it the host executes 25 million instructions for strait at most",
+        )
+        .strait_only()
+        .script(COUNT_INSTRUCTIONS)
+        .check(|outcome| {
+            let counted = outcome.text("seconds");
+            let seconds: f64 =
+                counted.trim().parse().map_err(|_| format!("seconds: {counted}"))?;
+            let millions = seconds * 1e3;
+            // A start that took next to none was not seen.
+            if (1.0..=INSTRUCTIONS_ALLOWED).contains(&millions) {
+                Ok(())
+            } else {
+                Err(format!("{millions} million instructions, {INSTRUCTIONS_ALLOWED} allowed"))
+            }
+        }),
         Scenario::new("explain", HostKind::Main, "strait explain says more about a code")
             .strait_only()
             .script("run_vm a strait explain E1103\n")
