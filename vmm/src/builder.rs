@@ -2,7 +2,8 @@
 //!
 //! First everything is looked at and nothing touched; then devices are opened, because only an open container knows
 //! what the IOMMU can address; then the plan says where everything goes; then interrupts, devices and vCPUs are made in
-//! the order in which they need each other. RAM, which takes longest, is begun first, where a plan from sysfs has it. [`crate::machine`] runs what comes out.
+//! the order in which they need each other. RAM, which takes longest, is begun first, where a plan from sysfs has it.
+//! [`crate::machine`] runs what comes out.
 
 use std::{io, sync::Arc};
 
@@ -350,7 +351,7 @@ fn build(
             power_on: vcpus.first().map(Vcpu::power_on_sregs).unwrap_or_default(),
         },
         vcpus,
-        loading: Some(loading),
+        loaded: loading.finish()?,
         pinning,
         behind,
         raw_terminal: config.serial == Serial::Stdio,

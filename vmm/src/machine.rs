@@ -22,7 +22,7 @@ use strait_devices::{
 use strait_resources::{codes, failure::Failure};
 
 use crate::{
-    ahead::{self, Loading},
+    ahead,
     binding::Guard,
     builder::internal,
     config::Kernel,
@@ -56,8 +56,8 @@ pub(crate) struct Machine {
     pub(crate) ram_slots: Vec<Memslot>,
     pub(crate) vm: Vm,
     pub(crate) image: Image,
-    /// The kernel on its way into RAM, for the first start.
-    pub(crate) loading: Option<Loading>,
+    /// The kernel that is in RAM, for the first start.
+    pub(crate) loaded: Loaded,
     /// Standard input is the guest's console.
     pub(crate) raw_terminal: bool,
     pub(crate) ram: Arc<GuestRam>,
@@ -112,11 +112,7 @@ impl Image {
 impl Machine {
     /// Runs the guest until it powers off, crashes, or strait is told to end. The exit status.
     pub(crate) fn run(mut self) -> Result<u8, Failure> {
-        let loaded = match self.loading.take() {
-            Some(loading) => loading.finish()?,
-            None => self.image.load(&self.ram)?,
-        };
-        let boot = self.image.prepare(&self.ram, &loaded)?;
+        let boot = self.image.prepare(&self.ram, &self.loaded)?;
         let terminal = match self.raw_terminal {
             true => RawTerminal::enter().map_err(internal("making the terminal raw"))?,
             false => None,

@@ -55,13 +55,12 @@ const SHARE: u64 = 16 << 20;
 const KERNEL: Range<u64> = 16 << 20..48 << 20;
 /// What is mapped in one call: a tenth of a second, for which the end of a machine may have to wait.
 const MAPPING: u64 = 1 << 30;
-/// The kernel allows a container 65535 mappings unless told otherwise; BARs want some too.
-const MAX_MAPPINGS: u64 = 16384;
-/// A list of more shares than this would be memory itself.
-const MAX_SHARES: u64 = 16384;
+/// The kernel allows a container 65535 mappings unless told otherwise; BARs want some too. And a list of more shares than
+/// this would be memory itself.
+const MAX_PARTS: u64 = 16384;
 /// More workers than this only fight over the kernel's memory locks.
 const MAX_WORKERS: usize = 16;
-/// How often it is shown.
+/// How often whoever waits looks whether the machine ends.
 const TICK: Duration = Duration::from_millis(100);
 /// Behind a boot the guest comes first: what workers give way by, as nice(2) counts. As far as can be.
 const BEHIND_NICE: i32 = 19;
@@ -114,11 +113,11 @@ impl Pinning {
         let work = Arc::new(Work {
             ram: Arc::clone(ram),
             control: Arc::clone(control),
-            shares: shares(ram, total),
+            shares: shares(ram),
             next: AtomicUsize::new(0),
             pinned: Arc::new(Pinned::new(total)),
             domain: OnceLock::new(),
-            mappings: Mutex::new(mappings(ram, total)),
+            mappings: Mutex::new(parts(ram, MAPPING)),
             hurried: AtomicBool::new(!behind),
             workers: Mutex::default(),
         });
@@ -328,30 +327,26 @@ impl Pinned {
 
 /// Where kernels are loaded first, in front of whoever loads one; then from the top down, where Linux takes the first
 /// memory that it needs from.
-fn shares(ram: &GuestRam, total: u64) -> Vec<HostMemory> {
-    let size = SHARE.max(ram.granule()).max((total / MAX_SHARES).next_power_of_two());
-    let mut shares: Vec<_> = ram
-        .regions()
-        .flat_map(|(range, memory)| pieces(range, memory, size))
-        .map(|(_, memory)| memory)
-        .collect();
-    shares.reverse();
+fn shares(ram: &GuestRam) -> Vec<HostMemory> {
+    let mut shares: Vec<_> = parts(ram, SHARE).into_iter().map(|(_, memory)| memory).collect();
     let start = ram.regions().next().map_or(0, |(_, memory)| memory.address);
     shares.sort_by_key(|share| !KERNEL.contains(&((share.address - start) as u64)));
     shares
 }
 
-fn mappings(ram: &GuestRam, total: u64) -> Vec<(AddressRange, HostMemory)> {
-    let size = mapping_size(total, ram.granule());
-    let mut mappings: Vec<_> =
+/// All of RAM in parts of `least` bytes or more, the highest first.
+fn parts(ram: &GuestRam, least: u64) -> Vec<(AddressRange, HostMemory)> {
+    let total = ram.regions().map(|(range, _)| range.len()).sum();
+    let size = part_size(least, total, ram.granule());
+    let mut parts: Vec<_> =
         ram.regions().flat_map(|(range, memory)| pieces(range, memory, size)).collect();
-    mappings.reverse();
-    mappings
+    parts.reverse();
+    parts
 }
 
 /// Whole huge pages, so that the IOMMU's tables can have them too; larger where there would be too many.
-fn mapping_size(total: u64, granule: u64) -> u64 {
-    MAPPING.max(granule).max((total / MAX_MAPPINGS).next_power_of_two())
+fn part_size(least: u64, total: u64, granule: u64) -> u64 {
+    least.max(granule).max((total / MAX_PARTS).next_power_of_two())
 }
 
 /// Of the calling thread alone: Linux counts threads here. For what the guest shall not feel.
@@ -371,12 +366,11 @@ mod tests {
         let ranges = [(0, 80 << 20), (1 << 32, 20 << 20)];
         let ranges = ranges.map(|(first, len)| AddressRange::new(first, len).unwrap());
         let ram = GuestRam::new(&ranges, Pages::Default).unwrap();
-        let shares = shares(&ram, 100 << 20);
+        let mut shares = shares(&ram);
         let start = ram.regions().next().unwrap().1.address;
         let offsets: Vec<_> = shares.iter().map(|share| (share.address - start) >> 20).collect();
         assert_eq!(offsets[..2], [32, 16]);
         assert!(offsets[2..].windows(2).all(|pair| pair[0] > pair[1]), "{offsets:?}");
-        let mut shares = shares;
         shares.sort_by_key(|share| std::cmp::Reverse(share.address));
         let mut expected: Vec<_> = ram.regions().map(|(_, memory)| memory).collect();
         for share in &shares {
@@ -392,7 +386,7 @@ mod tests {
     #[test]
     fn mappings_of_much_memory_are_fewer_than_the_kernel_allows() {
         let total: u64 = 24 << 40;
-        assert!(total / mapping_size(total, 2 << 20) <= MAX_MAPPINGS);
-        assert_eq!(mapping_size(8 << 30, 2 << 20), 1 << 30);
+        assert!(total / part_size(MAPPING, total, 2 << 20) <= MAX_PARTS);
+        assert_eq!(part_size(MAPPING, 8 << 30, 2 << 20), 1 << 30);
     }
 }

@@ -1,9 +1,8 @@
 //! How much of this program is in memory, and when.
 //!
 //! Code comes from the page cache in small parts, a page fault each; a start uses most of it, and has all of it mapped at
-//! once instead. To start a machine takes most of the program's code once; to run it takes little: the guest's exits are few. The kernel
-//! would keep all of it mapped, several MiB for every guest. It comes back from the page cache, page by page, where it is
-//! needed again.
+//! once instead. To run a machine takes little of it: the guest's exits are few. The kernel would keep all of it mapped,
+//! several MiB for every guest. It comes back from the page cache, page by page, where it is needed again.
 
 #![allow(unsafe_code, reason = "dl_iterate_phdr, madvise of this program's own code, mallopt")]
 

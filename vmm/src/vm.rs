@@ -116,8 +116,7 @@ impl Host {
             .kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(kvm_failure("KVM_GET_SUPPORTED_CPUID"))?;
-        let mut leaves = supported.as_slice().to_vec();
-        cpuid::complete(&mut leaves, |function| {
+        let leaves = cpuid::complete(supported.as_slice().to_vec(), |function| {
             let CpuidResult { eax, ebx, ecx, edx } = __cpuid(function);
             [eax, ebx, ecx, edx]
         });

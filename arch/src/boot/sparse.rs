@@ -56,7 +56,7 @@ impl<F: Read + ReadVolatile> ReadVolatile for Sparse<F> {
             };
             look = true;
             if looked && !is_zero(&self.piece[..len]) {
-                copy(&self.piece[..len], &into.get_slice(done, len)?)?;
+                into.get_slice(done, len)?.copy_from(&self.piece[..len]);
                 look = false;
             }
             done += len;
@@ -75,20 +75,6 @@ impl<F: Seek> Seek for Sparse<F> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.file.seek(to)
     }
-}
-
-/// By words: whoever emulates a CPU, for tests, takes a C library's string instructions byte by byte.
-fn copy<B: BitmapSlice>(
-    from: &[u8],
-    into: &VolatileSlice<'_, B>,
-) -> Result<(), VolatileMemoryError> {
-    let (words, rest) = from.as_chunks::<8>();
-    let to = into.get_array_ref::<u64>(0, words.len())?;
-    for (index, word) in words.iter().enumerate() {
-        to.store(index, u64::from_ne_bytes(*word));
-    }
-    into.get_slice(from.len() - rest.len(), rest.len())?.copy_from(rest);
-    Ok(())
 }
 
 /// Sixteen bytes a step.

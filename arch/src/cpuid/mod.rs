@@ -63,16 +63,19 @@ pub const KVM_APIC_KHZ: u32 = 1_000_000;
 const HOSTS_OWN: RangeInclusive<u32> = 0x8000_0002..=0x8000_0006;
 
 /// Adds what is `host`'s own to KVM's list where that says nothing: CPUID of the CPU that this runs on, by leaf.
-pub fn complete(supported: &mut Vec<kvm_cpuid_entry2>, host: impl Fn(u32) -> [u32; 4]) {
+pub fn complete(
+    supported: Vec<kvm_cpuid_entry2>,
+    host: impl Fn(u32) -> [u32; 4],
+) -> Vec<kvm_cpuid_entry2> {
+    let mut leaves = Leaves(supported);
     let highest = host(0x8000_0000)[0];
     for function in HOSTS_OWN.filter(|function| *function <= highest) {
-        let told = |leaf: &kvm_cpuid_entry2| leaf.eax | leaf.ebx | leaf.ecx | leaf.edx != 0;
-        if !supported.iter().any(|leaf| leaf.function == function && told(leaf)) {
-            supported.retain(|leaf| leaf.function != function);
-            let [eax, ebx, ecx, edx] = host(function);
-            supported.push(kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() });
+        let told = leaves.get(function, 0);
+        if told.is_none_or(|leaf| leaf.eax | leaf.ebx | leaf.ecx | leaf.edx == 0) {
+            leaves.put(function, host(function));
         }
     }
+    leaves.0
 }
 
 /// The list for one vCPU.
@@ -282,8 +285,8 @@ mod tests {
             0x8000_0000 => [0x8000_0005, 0, 0, 0],
             _ => [function, 1, 2, 3],
         };
-        let mut list = vec![leaf(0x8000_0003, [7, 0, 0, 0]), leaf(0x8000_0004, [0; 4])];
-        complete(&mut list, host);
+        let list = vec![leaf(0x8000_0003, [7, 0, 0, 0]), leaf(0x8000_0004, [0; 4])];
+        let list = complete(list, host);
         assert_eq!(find(&list, 0x8000_0002, 0), Some([0x8000_0002, 1, 2, 3]));
         assert_eq!(find(&list, 0x8000_0003, 0), Some([7, 0, 0, 0]));
         assert_eq!(find(&list, 0x8000_0004, 0), Some([0x8000_0004, 1, 2, 3]));

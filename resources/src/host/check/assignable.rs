@@ -45,9 +45,7 @@ pub fn assignable(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<Vec<W
     }
     for group in &groups {
         let path = format!("/dev/vfio/{group}");
-        if let Some(first) = functions.iter().find(|function| function.group == Some(*group))
-            && nodes::may_be_held(sysroot, &path)
-        {
+        if let Some(first) = functions.iter().find(|function| function.group == Some(*group)) {
             free(first.bdf, *group, &nodes::who_has(sysroot, &path)?.found)?;
         }
         node(sysroot, *group, &path)?;

@@ -60,14 +60,12 @@ pub(super) fn no_permission(
     Ok(Failure::new(&codes::E1003, cause, fix).source(error))
 }
 
-/// Is it worth asking every process whether it has this group's node open? VFIO lets one have it at a time, so whoever can
-/// open it is alone, and a busy host has thousands of processes. In a directory that stands for a host nothing is busy.
-pub(super) fn may_be_held(sysroot: &Sysroot, path: &str) -> bool {
-    !sysroot.is_host() || sysroot.try_open(path).is_err()
-}
-
-/// Who has the node open.
+/// Who has this group's node open. VFIO lets one have it at a time: whoever can open it is alone, and need not ask every
+/// process, of which a busy host has thousands. In a directory that stands for a host nothing is busy.
 pub(super) fn who_has(sysroot: &Sysroot, path: &str) -> Result<Holders, SysError> {
+    if sysroot.is_host() && sysroot.try_open(path).is_ok() {
+        return Ok(Holders::default());
+    }
     holders(sysroot, |node| node == path)
 }
 
