@@ -1,6 +1,7 @@
 //! The agent: /init of L2. Loads the modules its initramfs brings, does the steps that the kernel command line
 //! names (`lab.steps=nvme-verify,0,word;net`), reports as `LAB key=value` on the console, and powers off. On L1 it does
-//! such steps too (`agent do STEPS`), for what a guest is compared with, and times programs (`agent stopwatch`).
+//! such steps too (`agent do STEPS`), for what a guest is compared with, times programs (`agent stopwatch`), and keeps
+//! KVM switched on (`agent hold-vm`).
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the agent runs in x86-64 guests");
@@ -94,12 +95,24 @@ fn write_tiny(file: &str) -> Result<()> {
     fs::write(file, tiny::kernel()).with_context(|| format!("cannot write {file}"))
 }
 
+/// Keeps one VM without vCPUs for as long as L1 runs. KVM switches SVM on in every CPU with the first VM and off with
+/// the last one, by an interrupt that every CPU must answer; now and then QEMU's TCG loses that answer, and L1 stands
+/// still. While one VM stays, the VMs of the scenarios are neither first nor last.
+fn hold_vm() -> Result<()> {
+    let kvm = fs::File::options().read(true).write(true).open("/dev/kvm").context("/dev/kvm")?;
+    let _vm = raw::create_vm(&kvm)?;
+    loop {
+        sleep(Duration::from_secs(3600));
+    }
+}
+
 /// As an ordinary program on L1.
 fn on_host() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let done = match words.split_first() {
         Some((verb, rest)) if verb == "stopwatch" => stopwatch::run(rest),
         Some((verb, [file])) if verb == "tiny-kernel" => write_tiny(file),
+        Some((verb, [])) if verb == "hold-vm" => hold_vm(),
         Some((verb, rest)) if verb == "do" => rest.iter().try_for_each(|steps| do_steps(steps)),
         _ => Err(anyhow::anyhow!("runs as /init of a guest of the lab, or on L1: agent do STEPS")),
     };

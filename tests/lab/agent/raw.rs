@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     fs::File,
     io,
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     ptr::{self, NonNull},
     time::Duration,
 };
@@ -121,6 +121,16 @@ pub(crate) fn run_on(cpu: usize) -> Result<()> {
         unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
     ensure!(status == 0, "cannot run on CPU {cpu}: {}", io::Error::last_os_error());
     Ok(())
+}
+
+/// Makes a VM without memory and vCPUs; it ends with the descriptor.
+pub(crate) fn create_vm(kvm: &File) -> Result<OwnedFd> {
+    const KVM_CREATE_VM: libc::c_ulong = 0xae01;
+    // SAFETY: the request takes an integer, the VM's type, and no memory of ours.
+    let vm = unsafe { libc::ioctl(kvm.as_raw_fd(), KVM_CREATE_VM, 0) };
+    ensure!(vm >= 0, "KVM_CREATE_VM: {}", io::Error::last_os_error());
+    // SAFETY: the kernel has just made this descriptor, and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(vm) })
 }
 
 /// Loads a kernel module.
