@@ -59,10 +59,10 @@ fn one(paths: &Paths, name: &str, arguments: &[&str], report: &mut Report) {
     if let Err(error) = crate::files::write_whole(&logs.join("output.txt"), text.as_bytes()) {
         result(format!("cannot keep the output of {name}: {error}"));
     }
-    let (passed, failed, ignored) = counts(&text);
+    let Counts { passed, failed, skips } = counts(&text);
     if passed + failed > 0 {
-        report.add_counts(passed, failed, ignored);
-        let line = format!("{passed} passed, {failed} failed, {ignored} ignored");
+        let line = format!("{passed} passed, {failed} failed, {} skipped", skips.len());
+        report.add_counts(passed, failed, skips);
         if failed > 0 {
             result(format!("FAILED {name}: {line}; log: {}", shown(&logs)));
         } else {
@@ -86,19 +86,53 @@ fn shown(logs: &Path) -> String {
     Paths::shown(&logs.join("output.txt"))
 }
 
-/// Sums the lines `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
-fn counts(output: &str) -> (usize, usize, usize) {
-    let mut sum = (0, 0, 0);
-    for line in output.lines().filter(|line| line.starts_with("test result:")) {
+/// The results of several test programs, added up.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    /// Which tests could not test, and what they lacked.
+    skips: Vec<String>,
+}
+
+impl Counts {
+    /// Takes in `test: reason`. One test may lack several things and is one skip all the same.
+    fn skip(&mut self, said: &str) {
+        let (name, reason) = said.split_once(": ").unwrap_or((said, "no reason given"));
+        let of_it = |skip: &&mut String| skip.split(": ").next() == Some(name);
+        match self.skips.iter_mut().find(of_it) {
+            Some(skip) => {
+                skip.push_str("; ");
+                skip.push_str(reason);
+            }
+            None => self.skips.push(said.to_owned()),
+        }
+    }
+}
+
+/// Sums the lines `test result: ok. 3 passed; 0 failed; 1 ignored; ...`. A test that finds that it cannot test says
+/// `SKIPPED test: reason` on a line of its own; cargo's test harness counts it as passed.
+fn counts(output: &str) -> Counts {
+    let mut sum = Counts::default();
+    for line in output.lines() {
+        // The line may follow the harness's own words: a test writes it past the harness.
+        if let Some((_, skip)) = line.split_once("SKIPPED ") {
+            sum.skip(skip);
+        }
+        if !line.starts_with("test result:") {
+            continue;
+        }
         let count = |word: &str| -> usize {
             line.split(['.', ';'])
                 .find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok())
                 .unwrap_or(0)
         };
-        sum.0 += count("passed");
-        sum.1 += count("failed");
-        sum.2 += count("ignored");
+        sum.passed += count("passed");
+        sum.failed += count("failed");
+        sum.skips.extend((0..count("ignored")).map(|_| "a test marked #[ignore]".to_owned()));
     }
+    let said = sum.skips.iter().filter(|skip| !skip.contains("#[ignore]")).count();
+    sum.passed = sum.passed.saturating_sub(said);
     sum
 }
 
@@ -111,6 +145,16 @@ mod tests {
         let output = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n\
                       noise\n\
                       test result: FAILED. 20 passed; 2 failed; 0 ignored; 0 measured\n";
-        assert_eq!(counts(output), (23, 2, 1));
+        let Counts { passed, failed, skips } = counts(output);
+        assert_eq!((passed, failed, skips.len()), (23, 2, 1));
+    }
+
+    #[test]
+    fn test_that_could_not_test_is_skipped_and_not_passed() {
+        let output = "test guest_boots ... SKIPPED guest_boots: /dev/kvm cannot be opened\nok\n\
+                      SKIPPED guest_boots: no script\n\
+                      test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        let skips = vec!["guest_boots: /dev/kvm cannot be opened; no script".to_owned()];
+        assert_eq!(counts(output), Counts { passed: 2, failed: 0, skips });
     }
 }

@@ -19,6 +19,7 @@ mod files;
 mod here;
 mod hosts;
 mod initramfs;
+mod known;
 mod l1;
 mod memory;
 mod modules;

@@ -20,7 +20,7 @@ use crate::{
     paths::Paths,
     progress::say,
     qemu::Purpose,
-    report::{Report, Verdict},
+    report::{Flaky, Report, Verdict},
     scenario::{GuestKernel, Scenario, Vm},
 };
 
@@ -43,8 +43,9 @@ pub(crate) struct Runner<'a> {
     here: Option<String>,
 }
 
-/// A wrong answer gets two attempts; a host that hangs or oopses, which says nothing of the monitor, as many as this.
-const MOST_ATTEMPTS: u32 = 4;
+/// A wrong answer gets a second attempt, which tells a race from a plain mistake and makes neither of them right; a host
+/// that hangs or oopses, which says nothing of the monitor, gets as many attempts as this.
+const MOST_ATTEMPTS: usize = 4;
 
 /// Where L1 keeps the kernels, copied there once per boot: reading them over 9p costs seconds.
 pub(crate) const GUEST_VMLINUX: &str = "/run/lab/vmlinux";
@@ -75,33 +76,54 @@ impl<'a> Runner<'a> {
             report.add(&scenario.name, begin, Verdict::Skipped(reason));
             return;
         }
-        let mut verdict = self.attempt(scenario);
-        for attempt in 2..=MOST_ATTEMPTS {
-            // An emulated host on a busy machine breaks by itself now and then, under multi-threaded TCG even in its
-            // own kernel. A mistake of ours comes back on a fresh boot; what does not is told, not hidden.
-            let Err(trouble) = &verdict else { break };
-            if attempt > 2 && !matches!(trouble, Trouble::HostBroke(_)) {
-                break;
-            }
-            let before = trouble.to_string();
-            say(format!("{}: {before}\n       once more, on a fresh boot", scenario.name));
-            self.booted = None;
-            verdict = self.attempt(scenario).map(|mut figures| {
-                figures.push(format!("ATTEMPT {attempt} (before: {before})"));
-                figures
-            });
-        }
-        let logs = Paths::shown(&self.with.paths.logs(&scenario.name));
-        let verdict = match verdict {
-            Ok(figures) => Verdict::Passed(figures),
-            Err(trouble) => {
-                if trouble.spoils_host() {
-                    self.booted = None;
-                }
-                Verdict::Failed(format!("{trouble}\n       logs: {logs}"))
+        let logs = self.with.paths.logs(&scenario.name);
+        let verdict = match self.attempts(scenario, &logs) {
+            Ok((figures, before)) if before.is_empty() => Verdict::Passed(figures),
+            Ok((figures, before)) => Verdict::Flaky(Flaky::new(figures, &before)),
+            Err(before) => {
+                let said = before.iter().map(ToString::to_string).collect::<Vec<_>>();
+                let logs = Paths::shown(&logs);
+                Verdict::Failed(format!("{}\n       logs: {logs}", said.join("\n       then: ")))
             }
         };
         report.add(&scenario.name, begin, verdict);
+    }
+
+    /// Tries until it passes or another attempt would tell nothing new: the figures with what went wrong before, or all
+    /// that went wrong. The logs of each attempt that failed are kept, in `NAME-attempt-N` if another followed.
+    fn attempts(
+        &mut self,
+        scenario: &Scenario,
+        logs: &Path,
+    ) -> Result<(Vec<String>, Vec<Trouble>), Vec<Trouble>> {
+        for attempt in 1..MOST_ATTEMPTS {
+            // Of an earlier run of the lab; mostly there is none.
+            drop(fs::remove_dir_all(kept(logs, attempt)));
+        }
+        let mut before = Vec::new();
+        loop {
+            let trouble = match self.attempt(scenario) {
+                Ok(figures) => return Ok((figures, before)),
+                Err(trouble) => trouble,
+            };
+            if trouble.spoils_host() {
+                self.booted = None;
+            }
+            let host_broke = matches!(trouble, Trouble::HostBroke(_));
+            before.push(trouble);
+            let attempt = before.len();
+            if attempt >= MOST_ATTEMPTS || (attempt > 1 && !host_broke) {
+                return Err(before);
+            }
+            if let Some(trouble) = before.last() {
+                let name = &scenario.name;
+                say(format!("{name}: {trouble}\n       once more, on a fresh boot"));
+            }
+            if let Err(error) = fs::rename(logs, kept(logs, attempt)) {
+                say(format!("the logs of attempt {attempt} are lost: {error}"));
+            }
+            self.booted = None;
+        }
     }
 
     fn reason_to_skip(&self, scenario: &Scenario) -> Option<String> {
@@ -281,6 +303,12 @@ impl<'a> Runner<'a> {
     }
 }
 
+/// Where the logs of an attempt go that another one followed.
+fn kept(logs: &Path, attempt: usize) -> PathBuf {
+    let name = logs.file_name().unwrap_or_default().to_string_lossy();
+    logs.with_file_name(format!("{name}-attempt-{attempt}"))
+}
+
 /// The initramfs of a guest, as a path on L0, which L1 sees too.
 pub(crate) fn guest_image(with: Ingredients<'_>, vm: &Vm) -> Result<PathBuf> {
     let busybox = if vm.busybox { "+busybox" } else { "" };
@@ -300,6 +328,7 @@ pub(crate) fn guest_image(with: Ingredients<'_>, vm: &Vm) -> Result<PathBuf> {
 }
 
 /// Why a scenario did not pass.
+#[derive(Debug)]
 pub(crate) enum Trouble {
     /// What was expected and did not come; did everything that was started end in time all the same?
     Wrong { reasons: Vec<String>, ended: bool },

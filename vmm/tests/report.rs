@@ -16,7 +16,7 @@ use std::{
 use flate2::read::GzDecoder;
 use golden::{assert_golden, assert_schema};
 use serde_json::{Value, json};
-use strait_resources::host::fixture::Tree;
+use strait_resources::host::fixture::{Tree, skipped};
 
 /// A host with a guest on it, and secrets everywhere.
 fn host() -> Tree {
@@ -202,7 +202,7 @@ fn checked(program: &str, words: &[&str], files: &[PathBuf]) -> Option<Output> {
         Ok(output) => Some(output),
         Err(error) => {
             assert!(env::var_os("STRAIT_CHECKERS").is_none(), "{program}: {error}");
-            eprintln!("SKIPPED: {program} is not installed");
+            skipped(&format!("{program} is not installed"));
             None
         }
     }

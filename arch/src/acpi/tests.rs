@@ -134,7 +134,7 @@ fn tables_that_do_not_fit_are_an_error() {
 #[test]
 fn iasl_finds_nothing_to_complain_about() {
     if Command::new("iasl").arg("-v").output().is_err() {
-        eprintln!("SKIPPED: iasl (package acpica-tools) is not installed");
+        strait_resources::host::fixture::skipped("iasl (package acpica-tools) is not installed");
         return;
     }
     let directory = tempfile::tempdir().unwrap();
