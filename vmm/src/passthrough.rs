@@ -455,6 +455,7 @@ impl Opened {
                     // INTA is 1; a port's device number stands for the function on bus 0.
                     intx: pin.checked_sub(1).filter(|pin| *pin < 4).map(&intx),
                     identity: function.identity,
+                    own: (function.host.vendor, function.host.device),
                     gate: Arc::clone(gate),
                 })
                 .map_err(|error| cannot_attach(function.host.bdf, error))?;

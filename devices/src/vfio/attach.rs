@@ -8,7 +8,7 @@ use std::{
 use strait_resources::bar::BarIndex;
 
 use crate::{
-    pci::{bar::BarError, regs},
+    pci::{bar::BarError, caps::read16, regs},
     vfio::backend::{CONFIG_REGION, VfioBackend},
 };
 
@@ -62,6 +62,20 @@ pub struct Identity {
     pub subsystem_vendor: Option<u16>,
     /// Subsystem ID.
     pub subsystem: Option<u16>,
+}
+
+impl Identity {
+    /// The same, with `own` (vendor and device ID as the host's kernel knows them) for what reads ffffh and is not chosen.
+    /// A virtual function's registers read so in hardware (PCI Express Base 6.0, 9.3.4.1.1), and a guest that sees that
+    /// finds no device. vfio-pci puts the IDs in; a driver of a vendor's own need not.
+    pub(crate) fn completed(self, config: &[u8], own: (u16, u16)) -> Self {
+        let absent = |at| read16(config, at) == Some(0xffff);
+        Self {
+            vendor: self.vendor.or(absent(regs::VENDOR_ID).then_some(own.0)),
+            device: self.device.or(absent(regs::DEVICE_ID).then_some(own.1)),
+            ..self
+        }
+    }
 }
 
 /// All of configuration space, read once: 64 to 4096 bytes of a living endpoint.

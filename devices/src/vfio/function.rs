@@ -44,6 +44,8 @@ pub struct VfioParts {
     pub backend: Arc<dyn VfioBackend>,
     /// IDs to show instead of the device's.
     pub identity: Identity,
+    /// Vendor and device ID as the host's kernel knows them, for a function whose registers do not tell.
+    pub own: (u16, u16),
     /// Every BAR as the guest shall see it, and its first address: [`presented_bars`] after the address plan.
     ///
     /// [`presented_bars`]: crate::vfio::bars::presented_bars
@@ -118,7 +120,7 @@ impl VfioFunction {
         let policy = Policy::new(
             &config,
             &Presentation {
-                identity: parts.identity,
+                identity: parts.identity.completed(&config, parts.own),
                 multifunction: parts.multifunction,
                 intx: has_intx,
                 msi: has_vectors(IrqIndex::Msi),

@@ -1,4 +1,5 @@
 mod hostile;
+mod virtual_function;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
@@ -95,6 +96,7 @@ fn attach(device: FakeDevice) -> Result<Bench, AttachError> {
         name: "0000:3b:00.0".parse().unwrap(),
         backend: device.clone(),
         identity: Identity::default(),
+        own: (0x8086, 0x154c),
         bars,
         rom,
         multifunction: false,
