@@ -2,10 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
-/// One PCI function, `0000:3b:00.0`.
+/// One PCI function, `0000:3b:00.0`. Segments that Linux makes up itself, as for the devices behind Intel's VMD, have
+/// numbers from 1_0000h on: `10000:e1:00.0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bdf {
-    segment: u16,
+    segment: u32,
     bus: u8,
     device: u8,
     function: u8,
@@ -13,7 +14,7 @@ pub struct Bdf {
 
 impl Bdf {
     /// `None` when `device` is above 31 or `function` above 7.
-    pub const fn new(segment: u16, bus: u8, device: u8, function: u8) -> Option<Self> {
+    pub const fn new(segment: u32, bus: u8, device: u8, function: u8) -> Option<Self> {
         if device > 31 || function > 7 {
             return None;
         }
@@ -21,7 +22,7 @@ impl Bdf {
     }
 
     /// PCI segment group, 0 on most machines.
-    pub const fn segment(self) -> u16 {
+    pub const fn segment(self) -> u32 {
         self.segment
     }
 
@@ -110,10 +111,9 @@ fn parse(text: &str) -> Option<BdfSelector> {
     let parts: Vec<&str> = address.split(':').collect();
     let (segment, bus, device) = match parts.as_slice() {
         [bus, device] => (0, hex(bus, 2)?, hex(device, 2)?),
-        [segment, bus, device] => (hex(segment, 4)?, hex(bus, 2)?, hex(device, 2)?),
+        [segment, bus, device] => (hex(segment, 8)?, hex(bus, 2)?, hex(device, 2)?),
         _ => return None,
     };
-    let segment = u16::try_from(segment).ok()?;
     let (bus, device) = (u8::try_from(bus).ok()?, u8::try_from(device).ok()?);
     Some(match function {
         Some(function) => {
@@ -144,6 +144,17 @@ mod tests {
     }
 
     #[test]
+    fn segments_beyond_16_bits_are_read_and_printed_as_linux_does() {
+        let bdf = Bdf::new(0x1_0000, 0xe1, 0, 0).unwrap();
+        assert_eq!("10000:e1:00.0".parse(), Ok(bdf));
+        assert_eq!("10000:e1:00".parse(), Ok(BdfSelector::Slot(bdf)));
+        assert_eq!(bdf.to_string(), "10000:e1:00.0");
+        let last = Bdf::new(u32::MAX, 0, 0, 0).unwrap();
+        assert_eq!(last.to_string().parse(), Ok(last));
+        assert_ne!(bdf, Bdf::new(0, 0xe1, 0, 0).unwrap());
+    }
+
+    #[test]
     fn short_forms_default_the_segment() {
         assert_eq!("3b:00.1".parse(), Ok(Bdf::new(0, 0x3b, 0, 1).unwrap()));
         assert_eq!("3b:00".parse(), Ok(BdfSelector::Slot(Bdf::new(0, 0x3b, 0, 0).unwrap())));
@@ -160,7 +171,7 @@ mod tests {
             "3b:00.",
             "+b:00.0",
             "0:0:0:0.0",
-            "10000:3b:00.0",
+            "100000000:3b:00.0",
             "3b:00.0 ",
         ] {
             assert!(text.parse::<BdfSelector>().is_err(), "{text:?} was taken");

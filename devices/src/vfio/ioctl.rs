@@ -166,7 +166,7 @@ fn affected(answer: &Answer) -> io::Result<Vec<Affected>> {
         .map(|n| {
             let at = HOT_RESET_HEADER + 8 * n;
             let [low, high, bus, devfn] = answer.u32(at + 4).to_le_bytes();
-            let segment = u16::from_le_bytes([low, high]);
+            let segment = u32::from(u16::from_le_bytes([low, high]));
             let bdf = Bdf::new(segment, bus, devfn >> 3, devfn & 7);
             let bdf = bdf.ok_or_else(|| io::Error::other("a device number above 31"))?;
             Ok(Affected { bdf, group: answer.u32(at) })

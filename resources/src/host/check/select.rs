@@ -160,11 +160,11 @@ fn unknown(sysroot: &Sysroot, existing: &[Bdf], selector: BdfSelector) -> Failur
 }
 
 /// Where an address is among all, as the hardware numbers them.
-fn place(bdf: Bdf) -> u32 {
-    u32::from(bdf.segment()) << 16
-        | u32::from(bdf.bus()) << 8
-        | u32::from(bdf.device()) << 3
-        | u32::from(bdf.function())
+fn place(bdf: Bdf) -> u64 {
+    u64::from(bdf.segment()) << 16
+        | u64::from(bdf.bus()) << 8
+        | u64::from(bdf.device()) << 3
+        | u64::from(bdf.function())
 }
 
 fn twice(bdf: Bdf, earlier: BdfSelector, later: BdfSelector) -> Failure {

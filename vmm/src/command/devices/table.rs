@@ -14,8 +14,10 @@ use strait_resources::{
 use super::{reason, title, verdict};
 use crate::report::{QUIET, STRONG, shortened, wrapped};
 
-/// `0000:3b:00.0` and a gap.
-const ADDRESS: usize = 14;
+/// `0000:3b:00.0`, which is the usual length of an address.
+const ADDRESS: usize = 12;
+/// Between an address and what is right of it.
+const GAP: usize = 2;
 /// Where the facts begin when they are many.
 const NARROW: usize = 4;
 /// The longest verdict is `after binding`.
@@ -31,13 +33,16 @@ pub(super) fn render(entries: &[&Entry], names: &Names, columns: usize) -> Strin
             cells.chain([heads[at].len()]).max().unwrap_or(0)
         })
         .collect();
-    let name_room = columns.saturating_sub(ADDRESS + VERDICT + 2);
+    // Segments that Linux makes up itself have five digits.
+    let lengths = entries.iter().map(|entry| entry.function.bdf.to_string().len());
+    let address = lengths.fold(ADDRESS, usize::max) + GAP;
+    let name_room = columns.saturating_sub(address + VERDICT + 2);
     let mut text = String::new();
     let _ =
-        writeln!(text, "{STRONG}{:ADDRESS$}{:name_room$}  VERDICT{STRONG:#}", "ADDRESS", "DEVICE");
+        writeln!(text, "{STRONG}{:address$}{:name_room$}  VERDICT{STRONG:#}", "ADDRESS", "DEVICE");
     // Under the names where there is room, else further out.
     let whole: usize = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
-    let indent = if ADDRESS + whole <= columns { ADDRESS } else { NARROW };
+    let indent = if address + whole <= columns { address } else { NARROW };
     let room = columns.saturating_sub(indent);
     let indent = " ".repeat(indent);
     let head = cells(&heads.map(str::to_owned), &widths);
@@ -47,16 +52,17 @@ pub(super) fn render(entries: &[&Entry], names: &Names, columns: usize) -> Strin
     for (entry, row) in entries.iter().zip(&rows) {
         let (word, style) = verdict(entry);
         let name = shortened(&title(entry, names), name_room);
-        let bdf = entry.function.bdf;
+        let bdf = entry.function.bdf.to_string();
+        let width = address - GAP;
         let _ = writeln!(
             text,
-            "{STRONG}{bdf:<12}{STRONG:#}  {name:name_room$}  {style}{word}{style:#}"
+            "{STRONG}{bdf:width$}{STRONG:#}  {name:name_room$}  {style}{word}{style:#}"
         );
         for line in fitted(&cells(row, &widths), &widths, room) {
             let _ = writeln!(text, "{indent}{QUIET}{line}{QUIET:#}");
         }
-        for line in reason(entry).iter().flat_map(|why| wrapped(why, columns - ADDRESS)) {
-            let _ = writeln!(text, "{:ADDRESS$}{line}", "");
+        for line in reason(entry).iter().flat_map(|why| wrapped(why, columns - address)) {
+            let _ = writeln!(text, "{:address$}{line}", "");
         }
     }
     text

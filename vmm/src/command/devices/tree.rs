@@ -111,16 +111,16 @@ fn line(
     names: &Names,
     columns: usize,
 ) {
-    /// What stands between and around the parts: the branch, the address, three gaps, the verdict.
-    const AROUND: usize = 3 + 12 + 2 + 2 + 13;
+    /// What stands between and around the parts beside the address: the branch, two gaps, the verdict.
+    const AROUND: usize = 3 + 2 + 2 + 13;
     let branch = if is_last { "└─ " } else { "├─ " };
     let (word, style) = verdict(entry);
     let driver = entry.function.driver.as_deref();
     let driver = driver.map_or_else(String::new, |driver| format!(" ({driver})"));
-    let room = columns.saturating_sub(AROUND + indent.chars().count());
+    let bdf = entry.function.bdf.to_string();
+    let room = columns.saturating_sub(AROUND + bdf.len() + indent.chars().count());
     let name_room = room.saturating_sub(driver.chars().count());
     let name = shortened(&title(entry, names), name_room) + &driver;
-    let bdf = entry.function.bdf;
     let _ = writeln!(
         text,
         "{QUIET}{indent}{branch}{QUIET:#}{STRONG}{bdf}{STRONG:#}  {name:room$}  {style}{word}{style:#}"
