@@ -117,7 +117,7 @@ pub fn allows_unsafe_interrupts(sysroot: &Sysroot) -> Result<bool, SysError> {
     Ok(sysroot.read_if_present(path)?.is_some_and(|value| value == "Y" || value == "1"))
 }
 
-/// The functions of a group, by ascending address; members that are no PCI functions are left out.
+/// The functions of a group, by ascending address. Members that are no PCI functions are [`strangers`].
 pub fn members(sysroot: &Sysroot, group: u32) -> Result<Vec<HostFunction>, SysError> {
     let mut functions = Vec::new();
     for bdf in member_addresses(sysroot, group)? {
@@ -131,6 +131,29 @@ fn member_addresses(sysroot: &Sysroot, group: u32) -> Result<Vec<Bdf>, SysError>
     let mut addresses: Vec<Bdf> = names.iter().filter_map(|name| name.parse().ok()).collect();
     addresses.sort();
     Ok(addresses)
+}
+
+/// A member of a group that is no PCI function: a device that ACPI describes and an IOMMU translates for, as an eMMC or
+/// serial controller of an AMD board.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// `AMDI0040:00`.
+    pub name: String,
+    /// The driver that has it. VFIO opens no group that a driver of the host's is at work in.
+    pub driver: Option<String>,
+}
+
+/// The members of a group that are no PCI functions.
+pub fn strangers(sysroot: &Sysroot, group: u32) -> Result<Vec<Stranger>, SysError> {
+    let devices = format!("{GROUPS}/{group}/devices");
+    let names = sysroot.list_if_present(&devices)?;
+    let strangers = names.into_iter().filter(|name| name.parse::<Bdf>().is_err());
+    strangers
+        .map(|name| {
+            let driver = sysroot.link_name(&format!("{devices}/{name}/driver"))?;
+            Ok(Stranger { name, driver })
+        })
+        .collect()
 }
 
 /// Why a piece of a group's address space is not the guest's.

@@ -1,6 +1,6 @@
 //! PCI functions of the host, from sysfs (Documentation/ABI/testing/sysfs-bus-pci, PCI/sysfs-pci.rst).
 
-use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, ops::Range, str::FromStr, time::Duration};
 
 use super::sysroot::{SysError, Sysroot};
 use crate::{
@@ -54,6 +54,9 @@ pub struct HostFunction {
     pub physical_function: Option<Bdf>,
     /// The firmware's name for the slot or port.
     pub label: Option<String>,
+    /// The endpoint that this function is behind: Intel's VMD makes a PCI segment of its own for the disks below it, and
+    /// all their DMA and interrupts bear the VMD's address.
+    pub behind: Option<Bdf>,
 }
 
 /// Layout of the first 64 bytes of config space (PCI Local Bus 3.0, 6.1: bits 6:0 of the header type).
@@ -122,9 +125,14 @@ impl HostFunction {
         self.header != Header::Normal || class.base() == 0x06 && class.sub() != 0x80
     }
 
-    /// Did config space read as all ones? Then nothing answers at this address.
+    /// Did config space read as all ones? Then nothing answers at this address. Revision, class and header type are
+    /// asked, which no function has as all ones. Vendor and device ID do not tell: those registers of a virtual function
+    /// read ffffh by rule (PCI Express Base 6.0, 9.3.4.1.1), and the kernel has its IDs from the physical function.
     pub fn is_dead(&self) -> bool {
-        self.config.get(..4).is_some_and(|id| id == [0xff; 4])
+        let ones = |at: Range<usize>| {
+            self.config.get(at).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0xff))
+        };
+        ones(0x08..0x0c) && ones(0x0e..0x0f)
     }
 
     /// Does a VFIO driver have it: vfio-pci, or one of a vendor's own such as `mlx5_vfio_pci`?
@@ -155,8 +163,10 @@ pub fn scan(sysroot: &Sysroot) -> Result<Vec<HostFunction>, SysError> {
 
 /// The addresses of every function, ascending.
 pub fn addresses(sysroot: &Sysroot) -> Result<Vec<Bdf>, SysError> {
-    let mut found: Vec<Bdf> =
-        sysroot.list_if_present(DEVICES)?.iter().filter_map(|name| name.parse().ok()).collect();
+    let names = sysroot.list_if_present(DEVICES)?;
+    // The kernel has nothing but addresses there. One that cannot be read would be a device that no check knows of.
+    let address = |name: &String| name.parse().map_err(|_| SysError::nonsense(DEVICES, name));
+    let mut found = names.iter().map(address).collect::<Result<Vec<Bdf>, _>>()?;
     found.sort();
     Ok(found)
 }
@@ -212,6 +222,9 @@ pub fn path(bdf: Bdf, attribute: &str) -> String {
 fn read(at: &Attributes<'_>) -> Result<HostFunction, SysError> {
     let (bars, unassigned) = at.resources()?;
     let config = at.sysroot.read_bytes(&path(at.bdf, "config"))?;
+    let physical_function = at.link("physfn")?;
+    // Registers of a virtual function say nothing of the link that it shares.
+    let linked = Attributes { bdf: physical_function.unwrap_or(at.bdf), ..*at };
     Ok(HostFunction {
         bdf: at.bdf,
         vendor: at.id("vendor")?,
@@ -222,21 +235,23 @@ fn read(at: &Attributes<'_>) -> Result<HostFunction, SysError> {
         class: Class(at.hex("class")?.unwrap_or(0) & 0xff_ffff),
         driver: at.sysroot.link_name(&path(at.bdf, "driver"))?,
         group: at.link("iommu_group")?,
-        // -1 on a machine with one node.
-        numa_node: at.text("numa_node")?.and_then(|text| text.parse().ok()),
+        numa_node: at.numa_node()?,
         bars,
         unassigned,
         header: header(&config),
         config,
-        link: at.express_link()?,
+        link: linked.express_link()?,
         reset_methods: at
             .text("reset_method")?
             .map(|text| text.split_whitespace().map(str::to_owned).collect())
             .unwrap_or_default(),
         power_state: at.text("power_state")?,
         boot_vga: at.text("boot_vga")?.map(|text| text == "1"),
-        physical_function: at.link("physfn")?,
+        physical_function,
         label: at.text("label")?,
+        behind: upstream(at.sysroot, at.bdf)?
+            .into_iter()
+            .rfind(|above| above.segment() != at.bdf.segment()),
     })
 }
 
@@ -276,7 +291,18 @@ impl Attributes<'_> {
     }
 
     fn link<T: FromStr>(&self, name: &str) -> Result<Option<T>, SysError> {
-        Ok(self.sysroot.link_name(&path(self.bdf, name))?.and_then(|name| name.parse().ok()))
+        let path = path(self.bdf, name);
+        let Some(target) = self.sysroot.link_name(&path)? else { return Ok(None) };
+        target.parse().map(Some).map_err(|_| SysError::nonsense(&path, &target))
+    }
+
+    /// -1 where the firmware does not tell, as on a machine with one node.
+    fn numa_node(&self) -> Result<Option<u32>, SysError> {
+        let Some(text) = self.text("numa_node")? else { return Ok(None) };
+        match text.parse::<i64>() {
+            Ok(node) => Ok(u32::try_from(node).ok()),
+            Err(_) => Err(SysError::nonsense(&path(self.bdf, "numa_node"), &text)),
+        }
     }
 
     fn express_link(&self) -> Result<Option<Link>, SysError> {
@@ -367,7 +393,7 @@ impl fmt::Display for Class {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::fixture::{Function, Tree};
+    use crate::host::fixture::{Function, HOSTS, Tree};
 
     fn bdf(text: &str) -> Bdf {
         text.parse().unwrap()
@@ -477,6 +503,14 @@ mod tests {
     }
 
     #[test]
+    fn find_link_of_a_virtual_function_is_that_of_its_physical_function() {
+        let (_, make, _) = *HOSTS.iter().find(|(name, ..)| *name == "sriov-nic").unwrap();
+        let found = |address| find(&make().sysroot(), bdf(address)).unwrap().unwrap().link.unwrap();
+        assert_eq!(found("18:02.1"), found("18:00.0"));
+        assert_eq!((found("18:02.1").speed.as_str(), found("18:02.1").width), ("8.0 GT/s PCIe", 8));
+    }
+
+    #[test]
     fn find_bridge_and_dead_function_are_told_by_the_header() {
         let tree = Tree::new();
         tree.function(&Function { header_type: 0x81, class: 0x06_0400, ..Function::default() });
@@ -484,6 +518,53 @@ mod tests {
         assert!(port.is_bridge() && port.header == Header::Bridge);
         tree.file("/sys/bus/pci/devices/0000:00:02.0/config", [0xff; 64]);
         assert!(find(&tree.sysroot(), bdf("00:02.0")).unwrap().unwrap().is_dead());
+    }
+
+    #[test]
+    fn find_virtual_function_with_ids_of_all_ones_lives_until_all_of_its_header_is() {
+        let tree = Tree::new();
+        tree.function(&Function { id: (0x8086, 0x154c), ..Function::default() });
+        let config = "/sys/bus/pci/devices/0000:00:02.0/config";
+        let raw = [[0xff; 4], [0x04, 0, 0x10, 0], [0x02, 0, 0, 0x02], [0; 4]].concat();
+        tree.file(config, [raw, vec![0; 48]].concat());
+        let function = || find(&tree.sysroot(), bdf("00:02.0")).unwrap().unwrap();
+        assert!(!function().is_dead());
+        assert_eq!(function().id(), "8086:154c");
+        tree.link("/sys/bus/pci/devices/0000:00:02.0/physfn", "../0000:00:02.7");
+        tree.file(config, [0xff; 64]);
+        assert!(function().is_dead());
+        // Too short to know.
+        tree.file(config, [0xff; 4]);
+        assert!(!function().is_dead());
+    }
+
+    #[test]
+    fn scan_finds_what_is_behind_a_vmd_and_says_so() {
+        let tree = Tree::new();
+        tree.function(&Function { bdf: "0000:00:0e.0", group: Some(8), ..Function::default() });
+        let vmd = "/sys/devices/pci0000:00/0000:00:0e.0";
+        let disk = format!("{vmd}/pci10000:e0/10000:e0:06.0/10000:e1:00.0");
+        tree.directory(&disk);
+        tree.link("/sys/bus/pci/devices/10000:e1:00.0", &format!("../../../../{}", &disk[1..]));
+        tree.function(&Function { bdf: "10000:e1:00.0", group: Some(8), ..Function::default() });
+        let found = scan(&tree.sysroot()).unwrap();
+        let behind: Vec<_> = found.iter().map(|f| (f.bdf.to_string(), f.behind)).collect();
+        let expected = [("0000:00:0e.0", None), ("10000:e1:00.0", Some(bdf("00:0e.0")))];
+        assert_eq!(behind, expected.map(|(bdf, behind)| (bdf.to_owned(), behind)));
+    }
+
+    #[test]
+    fn scan_never_leaves_out_what_it_cannot_read() {
+        let tree = Tree::new();
+        tree.function(&Function::default());
+        tree.file("/sys/bus/pci/devices/0000:00:02.0/numa_node", "-1\n");
+        assert_eq!(scan(&tree.sysroot()).unwrap()[0].numa_node, None);
+        tree.link("/sys/bus/pci/devices/0000:00:02.0/physfn", "../what");
+        assert!(scan(&tree.sysroot()).unwrap_err().to_string().contains("physfn"));
+        tree.remove("/sys/bus/pci/devices/0000:00:02.0");
+        tree.directory("/sys/bus/pci/devices/0000:00:02-0");
+        let error = scan(&tree.sysroot()).unwrap_err();
+        assert!(error.to_string().contains("/sys/bus/pci/devices"), "{error}");
     }
 
     #[test]

@@ -329,6 +329,7 @@ mod tests {
             power_state: None,
             boot_vga: None,
             physical_function: None,
+            behind: None,
             label: None,
         }
     }

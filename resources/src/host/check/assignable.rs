@@ -6,7 +6,7 @@ use super::{
     super::{
         driver,
         holders::Holder,
-        iommu::{self, ReservedKind},
+        iommu::{self, ReservedKind, Stranger},
         memory,
         pci::{self, HostFunction},
         sysroot::Sysroot,
@@ -66,6 +66,17 @@ pub(in super::super) fn kind(sysroot: &Sysroot, function: &HostFunction) -> Resu
         let fix = "name the devices behind it; a bridge stays on the host";
         return Err(Failure::new(&codes::E1108, cause, fix));
     }
+    if let Some(vmd) = function.behind {
+        let cause = format!(
+            "{bdf} is behind {vmd}, which keeps it in a PCI segment of its own: all its DMA bears the address of {vmd}"
+        );
+        let short = vmd.to_string();
+        let short = short.strip_prefix("0000:").unwrap_or(&short);
+        let fix = format!(
+            "pass {vmd} with all that is behind it (--vfio {short}), or switch VMD off in the firmware setup"
+        );
+        return Err(Failure::new(&codes::E1124, cause, fix));
+    }
     if function.group.is_none() {
         let cause = format!("{bdf} has no IOMMU group: no IOMMU translates for it");
         let fix = "try another slot, or a firmware update: the firmware leaves this device out";
@@ -74,12 +85,13 @@ pub(in super::super) fn kind(sysroot: &Sysroot, function: &HostFunction) -> Resu
     Ok(())
 }
 
-/// The kernel gives no group away that firmware wants mapped one to one.
+/// The kernel gives no group away that firmware wants mapped one to one, or that has a device of another bus at work.
 pub(in super::super) fn reserved(
     sysroot: &Sysroot,
     group: u32,
     functions: &[HostFunction],
 ) -> Result<(), Failure> {
+    no_stranger(sysroot, group, functions)?;
     let regions = iommu::reserved_regions(sysroot, group)?;
     let direct: Vec<_> =
         regions.iter().filter(|region| region.kind == ReservedKind::Direct).collect();
@@ -94,6 +106,25 @@ pub(in super::super) fn reserved(
     Err(direct.iter().fold(Failure::new(&codes::E1309, cause, fix), |failure, region| {
         failure.detail(format!("reserved: {}", region.range))
     }))
+}
+
+/// A driver of the host's has a member of the group that is no PCI function, and that strait therefore never takes.
+fn no_stranger(sysroot: &Sysroot, group: u32, functions: &[HostFunction]) -> Result<(), Failure> {
+    let strangers = iommu::strangers(sysroot, group)?;
+    let at_work = |stranger: &&Stranger| {
+        stranger.driver.as_deref().is_some_and(|driver| !driver.starts_with("vfio"))
+    };
+    let Some(Stranger { name, driver }) = strangers.iter().find(at_work) else { return Ok(()) };
+    let who = in_group(functions, group).map(|f| f.bdf.to_string()).collect::<Vec<_>>().join(", ");
+    let driver = driver.as_deref().unwrap_or_default();
+    let cause = format!(
+        "IOMMU group {group} of {who} also holds {name}, which is no PCI device and which the host's driver {driver} has"
+    );
+    let device = format!("{}/{group}/devices/{name}", iommu::GROUPS);
+    let fix = format!(
+        "if the host can do without it: echo {name} > {device}/driver/unbind; or use another slot"
+    );
+    Err(Failure::new(&codes::E1103, cause, fix))
 }
 
 /// The kernel enables no device that has a memory BAR without an address, for itself or for VFIO.
@@ -209,9 +240,12 @@ pub(in super::super) fn viable(
     Err(failure)
 }
 
+/// What is behind a VMD goes away with the VMD's driver.
 pub(in super::super) fn is_foreign(member: &HostFunction) -> bool {
     let harmless = |driver: &str| pci::is_vfio_driver(driver) || driver == "pci-stub";
-    !member.is_bridge() && member.driver.as_deref().is_some_and(|driver| !harmless(driver))
+    !member.is_bridge()
+        && member.behind.is_none()
+        && member.driver.as_deref().is_some_and(|driver| !harmless(driver))
 }
 
 /// Nobody has the function's group open; `holders` are those who have.

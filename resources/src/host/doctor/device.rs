@@ -49,7 +49,8 @@ pub(super) fn siblings(host: &Host<'_>) -> Answer {
 
 /// 14: vfio-pci has it.
 pub(super) fn driver(host: &Host<'_>, function: &HostFunction) -> Answer {
-    if function.is_bridge() {
+    // Of one that can never be taken no command speaks.
+    if function.is_bridge() || function.behind.is_some() {
         return Ok(Vec::new());
     }
     let driver = function.driver.as_deref().unwrap_or("nobody");

@@ -16,6 +16,11 @@ pub(super) fn viable(host: &Host<'_>, function: &HostFunction) -> Answer {
     let Some(group) = function.group else {
         return Ok(vec![Outcome::skip("it has no group", "")]);
     };
+    if let Some(vmd) = function.behind {
+        return Ok(vec![Outcome::info(format!(
+            "it is in group {group} of {vmd}, with which it goes"
+        ))]);
+    }
     let members = iommu::members(host.sysroot, group)?;
     let others = members.iter().filter(|member| member.bdf != function.bdf);
     let others: Vec<String> = others.map(|member| member.bdf.to_string()).collect();

@@ -47,6 +47,16 @@ pub fn fix_plan(sysroot: &Sysroot, chosen: &[HostFunction]) -> Result<Plan, SysE
     steps.extend(iommu.map(|(_, step)| step));
     let mut takeable = Vec::new();
     for function in chosen.iter().filter(|function| !function.is_bridge()) {
+        if let Some(vmd) = function.behind {
+            let lines = vec![
+                format!("# {} cannot be passed without {vmd}, which it is behind", function.bdf),
+                format!(
+                    "# strait doctor {vmd} --fix-plan; or switch VMD off in the firmware setup"
+                ),
+            ];
+            steps.push(Step { title: format!("Pass {vmd} in its place"), lines });
+            continue;
+        }
         match system.lost_without(function)? {
             Some(step) => steps.push(step),
             None => takeable.push(function),

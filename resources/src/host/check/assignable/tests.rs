@@ -1,7 +1,10 @@
 use super::*;
 use crate::{
     bdf::Bdf,
-    host::fixture::{Function, Tree},
+    host::{
+        check::{Allowed, bindable},
+        fixture::{Function, HOSTS, Tree},
+    },
 };
 
 const NIC: Function<'static> = Function {
@@ -28,6 +31,79 @@ fn check(tree: &Tree, addresses: &[&str]) -> Result<Vec<Warning>, Failure> {
         pci::find(&tree.sysroot(), bdf).unwrap().unwrap()
     };
     assignable(&tree.sysroot(), &addresses.iter().map(find).collect::<Vec<_>>())
+}
+
+/// The VMD at 00:0e.0 with a port and a drive behind it, as Linux shows them on an 11th generation notebook: one group.
+fn vmd(driver: &'static str) -> Tree {
+    let tree = Tree::two_cards();
+    let home = "/sys/devices/pci0000:00/0000:00:0e.0";
+    tree.directory(home);
+    tree.link("/sys/bus/pci/devices/0000:00:0e.0", &format!("../../../{}", &home[5..]));
+    let (vmd, port) = ("0000:00:0e.0", "pci10000:e0/10000:e0:06.0");
+    tree.function(&Function { bdf: vmd, class: 0x01_0400, driver: Some(driver), ..NIC });
+    if driver == "vmd" {
+        let drive = Function { bdf: "10000:e1:00.0", class: 0x01_0802, ..NIC };
+        let (class, header_type) = (0x06_0400, 1);
+        let bridge = Function { bdf: "10000:e0:06.0", class, header_type, ..NIC };
+        tree.function(&Function {
+            driver: Some("pcieport"),
+            under: &[vmd, "pci10000:e0"],
+            ..bridge
+        });
+        tree.function(&Function { driver: Some("nvme"), under: &[vmd, port], ..drive });
+    }
+    tree
+}
+
+#[test]
+fn drive_behind_a_vmd_is_refused_with_the_vmd_to_pass_in_its_place() {
+    let tree = vmd("vmd");
+    let failure = check(&tree, &["10000:e1:00.0"]).unwrap_err();
+    assert_eq!(failure.code.id, "E1124");
+    assert!(failure.cause.starts_with("10000:e1:00.0 is behind 0000:00:0e.0"), "{}", failure.cause);
+    assert!(failure.fix.contains("--vfio 00:0e.0"), "{}", failure.fix);
+    assert!(failure.fix.contains("switch VMD off in the firmware"), "{}", failure.fix);
+    let port = check(&tree, &["10000:e0:06.0"]).unwrap_err();
+    assert_eq!(port.code.id, "E1108");
+}
+
+#[test]
+fn vmd_goes_with_all_that_is_behind_it_and_nothing_of_that_is_taken_by_itself() {
+    let tree = vmd("vmd");
+    let found = pci::find(&tree.sysroot(), "00:0e.0".parse().unwrap()).unwrap().unwrap();
+    assert_eq!(iommu::members(&tree.sysroot(), 7).unwrap().len(), 3);
+    let taken = bindable(&tree.sysroot(), &[found], &Allowed::default()).unwrap();
+    let taken: Vec<_> = taken.take.iter().map(|t| t.function.bdf.to_string()).collect();
+    assert_eq!(taken, ["0000:00:0e.0"]);
+    assert!(check(&vmd("vfio-pci"), &["00:0e.0"]).unwrap().is_empty());
+}
+
+#[test]
+fn group_with_a_device_of_another_bus_at_work_is_refused_by_its_name() {
+    let tree = with(&[NIC]);
+    let device = "/sys/devices/platform/AMDI0040:00";
+    tree.directory(device);
+    tree.link(
+        "/sys/kernel/iommu_groups/7/devices/AMDI0040:00",
+        "../../../../devices/platform/AMDI0040:00",
+    );
+    assert!(check(&tree, &["00:02.0"]).unwrap().is_empty());
+    tree.link(&format!("{device}/driver"), "../../../bus/platform/drivers/sdhci-acpi");
+    let failure = check(&tree, &["00:02.0"]).unwrap_err();
+    assert_eq!(failure.code.id, "E1103");
+    assert!(failure.cause.contains("AMDI0040:00") && failure.cause.contains("sdhci-acpi"));
+}
+
+#[test]
+fn virtual_functions_of_a_real_card_pass_though_their_ids_read_as_ones() {
+    let (_, make, _) = *HOSTS.iter().find(|(name, ..)| *name == "sriov-nic").unwrap();
+    let tree = make();
+    let config = tree.sysroot().read_bytes("/sys/bus/pci/devices/0000:18:02.3/config").unwrap();
+    assert_eq!(config[..4], [0xff; 4]);
+    assert!(check(&tree, &["18:02.3"]).unwrap().is_empty());
+    assert_eq!(check(&tree, &["18:02.0"]).unwrap_err().code.id, "E1102");
+    tree.file("/sys/bus/pci/devices/0000:18:02.3/config", [0xff; 4096]);
+    assert_eq!(check(&tree, &["18:02.3"]).unwrap_err().code.id, "E1401");
 }
 
 const CARD: [&str; 4] = ["3b:00.0", "3b:00.1", "3b:00.2", "3b:00.3"];
