@@ -245,7 +245,7 @@ static CHECKS: &[Check] = &[
     host(38, "DMA entries", "vfio_iommu_type1/parameters/dma_entry_limit", memory::dma_entries),
     host(39, "CPU layout", "/sys/devices/system/cpu", cpu::layout),
     host(40, "TSC", "/sys/devices/system/clocksource, /proc/cpuinfo", cpu::tsc),
-    device(41, "claim at boot", "modprobe.d, udev rules, /boot", boot::claim),
+    device(41, "claim at boot", "modprobe.d, udev rules, /boot", boot::claim::claim),
     host(42, "boot loader", "/proc/cmdline, efivars, /etc/default/grub", boot::loader),
     host(43, "kernel log", "/dev/kmsg", log::findings),
     device(44, "SR-IOV", "sriov_totalvfs, sriov_numvfs", sharing::sriov),

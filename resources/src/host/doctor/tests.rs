@@ -1,4 +1,6 @@
 mod checks;
+mod claims;
+mod systems;
 
 use super::*;
 use crate::host::{
@@ -301,11 +303,14 @@ fn r11_plan_is_for_the_boot_loader_in_use() {
     let utf16: Vec<u8> = "systemd-boot 252".bytes().flat_map(|byte| [byte, 0]).collect();
     let info = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
     tree.file(info, [vec![6, 0, 0, 0], utf16].concat());
-    assert!(
-        plan(&tree, &[])
-            .starts_with("sed -Ei '/^options/ s/$/ intel_iommu=on iommu=pt/' /boot/loader/entries")
+    tree.file("/proc/cmdline", "initrd=\\initrd.img root=/dev/sda2 quiet\n");
+    tree.file("/boot/loader/entries/suse.conf", "linux /vmlinuz\noptions root=/dev/sda2 quiet\n");
+    assert_eq!(
+        plan(&tree, &[]),
+        "sed -Ei '/^options/ s/$/ intel_iommu=on iommu=pt/' /boot/loader/entries/suse.conf\nreboot"
     );
     tree.file("/etc/kernel/proxmox-boot-uuids", "");
+    tree.file("/etc/kernel/cmdline", "quiet\n");
     assert!(plan(&tree, &[]).contains("proxmox-boot-tool refresh"));
     tree.file("/etc/kernel/cmdline", "quiet intel_iommu=on\n");
     assert_eq!(plan(&tree, &[]), "proxmox-boot-tool refresh\nreboot");
@@ -353,6 +358,8 @@ fn r12_argument_in_the_file_but_not_in_force_says_reboot_or_wrong_loader() {
     assert_eq!(found.fix, "update-grub, then reboot");
     assert_eq!(plan(&tree, &[]), "update-grub\nreboot");
     tree.file("/proc/cmdline", "initrd=\\initrd.img root=/dev/sda2\n");
+    assert!(worst(&tree, &[], 4).fix.contains("not known which boot loader"));
+    tree.file("/boot/loader/loader.conf", "");
     assert!(worst(&tree, &[], 4).fix.contains("systemd-boot started this kernel"));
     tree.file("/etc/default/grub", "# GRUB_CMDLINE_LINUX=\"intel_iommu=on\"\n");
     assert!(!worst(&tree, &[], 4).fact.contains("asked for"));
@@ -473,8 +480,13 @@ fn initramfs_older_than_the_file_that_it_should_hold_is_told() {
     let tree = Tree::two_cards();
     tree.file("/proc/sys/kernel/osrelease", "6.1.0\n");
     tree.file("/boot/initrd.img-6.1.0", "");
-    std::thread::sleep(std::time::Duration::from_millis(20));
     tree.file("/etc/modprobe.d/vfio.conf", "options vfio-pci ids=10de:1e07,10de:10f7\n");
+    assert_eq!(worst(&tree, &["3b:00.0"], 41).level, Level::Pass);
+    let image = std::fs::File::options()
+        .write(true)
+        .open(tree.sysroot().path("/boot/initrd.img-6.1.0"))
+        .unwrap();
+    image.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let found = worst(&tree, &["3b:00.0"], 41);
     assert_eq!(found.level, Level::Warn);
     assert!(found.fact.contains("initrd.img-6.1.0 is older"), "{}", found.fact);
