@@ -5,12 +5,15 @@
 //! unknown, and is read and written in the hardware. The host's kernel has a table of its own behind that
 //! (vfio_pci_config.c) and lets through what a user may touch.
 
+mod conventional;
+mod extended;
+
+use self::{
+    conventional::{capability_rules, header_rules},
+    extended::extended_rules,
+};
 use crate::{
-    pci::{
-        caps::{self, Capability, ExtendedCapability, read16, read32},
-        function::ConfigAccess,
-        regs::{self, af, capability, extended, extended_header, msi, msix, pcie, pm},
-    },
+    pci::{function::ConfigAccess, regs},
     vfio::attach::Identity,
 };
 
@@ -127,20 +130,6 @@ pub struct Policy {
     landmarks: Landmarks,
 }
 
-/// Extended capabilities that the guest must not see, each with the reason.
-const HIDDEN_EXTENDED: [(u16, &str); 10] = [
-    (extended::SRIOV, "virtual functions are made on the host"),
-    (extended::MRIOV, "virtual hierarchies are made on the host"),
-    (extended::ARI, "the guest's port does not forward by ARI"),
-    (extended::REBAR, "sizes are fixed while the device is passed"),
-    (extended::VF_REBAR, "sizes are fixed while the device is passed"),
-    (extended::ATS, "translations belong to the host's IOMMU"),
-    (extended::PRI, "page requests belong to the host's IOMMU"),
-    (extended::PASID, "the guest has no IOMMU"),
-    (extended::L1_SUBSTATES, "the link's other end is the host's"),
-    (extended::TPH, "steering tags name the host's CPUs"),
-];
-
 impl Policy {
     /// The table for a function whose configuration space reads as `config` (64 bytes at least).
     pub fn new(config: &[u8], shown: &Presentation) -> Self {
@@ -213,232 +202,6 @@ impl Policy {
             }
         }
     }
-}
-
-fn header_rules(config: &[u8], shown: &Presentation) -> Vec<Rule> {
-    use Action::{Fix, Hardware, Ours, Snapshot};
-    let rule = |at, len, action, why| Rule { at, len, action, why };
-    let id =
-        |at, shown: Option<u16>, why| rule(at, 2, shown.map_or(Snapshot, |id| Fix(id.into())), why);
-    let layout = config.get(usize::from(regs::HEADER_TYPE)).copied().unwrap_or(0);
-    let multifunction = if shown.multifunction { regs::HEADER_MULTI_FUNCTION } else { 0 };
-    let header_type = layout & regs::HEADER_LAYOUT | multifunction;
-    let bars = 6 * regs::BAR_SIZE;
-    vec![
-        id(regs::VENDOR_ID, shown.identity.vendor, "vendor"),
-        id(regs::DEVICE_ID, shown.identity.device, "device"),
-        rule(regs::COMMAND, 2, Ours(Register::Command), "decoding stays on in the device"),
-        rule(regs::STATUS, 2, Hardware, "status"),
-        rule(regs::REVISION_ID, 4, Snapshot, "revision and class"),
-        rule(regs::CACHE_LINE_SIZE, 2, Hardware, "cache line size, latency timer"),
-        rule(regs::HEADER_TYPE, 1, Fix(header_type.into()), "the guest's slot, not the host's"),
-        rule(regs::BIST, 1, Hardware, "self test"),
-        rule(regs::BAR0, bars, Ours(Register::Bars), "guest addresses"),
-        rule(regs::CARDBUS_CIS, 4, Snapshot, "CardBus CIS"),
-        id(regs::SUBSYSTEM_VENDOR_ID, shown.identity.subsystem_vendor, "subsystem vendor"),
-        id(regs::SUBSYSTEM_ID, shown.identity.subsystem, "subsystem"),
-        rule(regs::ROM_BAR, regs::BAR_SIZE, Ours(Register::Bars), "guest address of the ROM"),
-        rule(regs::CAPABILITIES_POINTER, 8, Snapshot, "capability pointer, reserved"),
-        rule(regs::INTERRUPT_LINE, 1, Ours(Register::InterruptLine), "software's scratch"),
-        rule(
-            regs::INTERRUPT_PIN,
-            1,
-            if shown.intx { Snapshot } else { Fix(0) },
-            "no pin where it leads nowhere",
-        ),
-        rule(regs::MIN_GNT, 2, Snapshot, "Min_Gnt, Max_Lat"),
-    ]
-}
-
-fn capability_rules(config: &[u8], shown: &Presentation, landmarks: &mut Landmarks) -> Vec<Rule> {
-    let found = caps::capabilities(config);
-    let mut seen = Vec::new();
-    let (kept, hidden): (Vec<Capability>, Vec<Capability>) = found.into_iter().partition(|found| {
-        let again = seen.contains(&found.id);
-        seen.push(found.id);
-        match found.id {
-            // A capability too short for its registers cannot be answered.
-            capability::MSI => shown.msi && !again && found.len >= msi_size(config, *found),
-            capability::MSIX => shown.msix && !again && found.len >= msix::SIZE,
-            capability::PM | capability::PCIE | capability::ADVANCED_FEATURES => !again,
-            capability::ENHANCED_ALLOCATION => false,
-            _ => true,
-        }
-    });
-    let mut rules = Vec::new();
-    for found in hidden {
-        let why = "capability that cannot be served";
-        rules.push(Rule { at: found.offset, len: found.len, action: Action::Hide, why });
-    }
-    // Every link is written anew, so a list that ended in nowhere ends properly.
-    let mut link = regs::CAPABILITIES_POINTER;
-    for found in &kept {
-        let (at, why) = (found.offset, "capability header");
-        rules.push(Rule { at, len: 2, action: Action::Snapshot, why });
-        rules.push(pointer(link, found.offset));
-        link = found.offset + 1;
-        rules.extend(body_rules(config, *found, shown, landmarks));
-    }
-    rules.push(pointer(link, 0));
-    rules
-}
-
-fn msi_size(config: &[u8], found: Capability) -> u16 {
-    read16(config, found.offset + msi::CONTROL).map_or(u16::MAX, msi::size)
-}
-
-fn pointer(at: u16, to: u16) -> Rule {
-    Rule { at, len: 1, action: Action::Fix(to.into()), why: "next capability" }
-}
-
-/// What is behind the two header bytes of a capability that is shown.
-fn body_rules(
-    config: &[u8],
-    found: Capability,
-    shown: &Presentation,
-    landmarks: &mut Landmarks,
-) -> Vec<Rule> {
-    use Action::{Fix, Hardware, Ours, Snapshot};
-    // Registers that lie behind the end of the capability are not there.
-    let rule = |at: u16, len, action, why| {
-        (at + len <= found.len).then_some(Rule { at: found.offset + at, len, action, why })
-    };
-    let landmark = |at: u16, len: u16| (at + len <= found.len).then_some(found.offset + at);
-    let byte = |at: u16| config.get(usize::from(found.offset + at)).copied().unwrap_or(0);
-    let rules = match found.id {
-        capability::PM => {
-            landmarks.power = landmarks.power.or(landmark(pm::CONTROL, 2));
-            vec![
-                rule(pm::CAPABILITIES, 2, Snapshot, "power management capabilities"),
-                rule(pm::CONTROL, 2, Ours(Register::Power), "BARs decode in D0 only"),
-            ]
-        }
-        capability::MSI => {
-            landmarks.msi = landmarks.msi.or(Some(found.offset));
-            let len = found.len.saturating_sub(msi::CONTROL);
-            vec![rule(msi::CONTROL, len, Ours(Register::Msi), "VFIO owns the device's MSI")]
-        }
-        capability::MSIX => {
-            landmarks.msix = landmarks.msix.or(Some(found.offset));
-            vec![
-                rule(msix::CONTROL, 2, Ours(Register::Msix), "VFIO owns the device's MSI-X"),
-                rule(msix::TABLE, 8, Snapshot, "MSI-X table and pending bits"),
-            ]
-        }
-        capability::VENDOR => vec![rule(2, 1, Snapshot, "length")],
-        capability::ADVANCED_FEATURES => {
-            let features = byte(af::CAPABILITIES);
-            let has_flr = features & af::CAPABILITIES_FLR != 0;
-            let hidden = if shown.reset { 0 } else { af::CAPABILITIES_FLR };
-            if has_flr {
-                landmarks.advanced = landmarks.advanced.or(landmark(af::CONTROL, 1));
-            }
-            let control = if has_flr { Ours(Register::AdvancedFeatures) } else { Snapshot };
-            vec![
-                rule(2, 1, Snapshot, "length"),
-                rule(af::CAPABILITIES, 1, Fix((features & !hidden).into()), "FLR if VFIO has it"),
-                rule(af::CONTROL, 1, control, "a reset goes through VFIO"),
-            ]
-        }
-        capability::PCIE => return pcie_rules(config, found, shown, landmarks),
-        _ => vec![Some(Rule {
-            at: found.offset + 2,
-            len: found.len.saturating_sub(2),
-            action: Hardware,
-            why: "unknown, so volatile",
-        })],
-    };
-    rules.into_iter().flatten().collect()
-}
-
-fn pcie_rules(
-    config: &[u8],
-    found: Capability,
-    shown: &Presentation,
-    landmarks: &mut Landmarks,
-) -> Vec<Rule> {
-    use Action::{Fix, Hardware, Ours, Snapshot};
-    let at = |register| found.offset + register;
-    let capabilities = read32(config, at(pcie::DEVICE_CAPABILITIES)).unwrap_or(0);
-    let has_flr = capabilities & pcie::DEVICE_CAPABILITIES_FLR != 0;
-    if has_flr && found.len >= pcie::DEVICE_CONTROL + 2 {
-        landmarks.device_control = landmarks.device_control.or(Some(at(pcie::DEVICE_CONTROL)));
-    }
-    // The kernel acts on the bit itself, so it is kept from it even where the guest is not shown the feature.
-    let control = if has_flr { Ours(Register::DeviceControl) } else { Hardware };
-    let hidden = if shown.reset { 0 } else { pcie::DEVICE_CAPABILITIES_FLR };
-    let flags = read16(config, at(pcie::CAPABILITIES)).unwrap_or(0);
-    let kind = (flags & pcie::CAPABILITIES_TYPE) >> pcie::CAPABILITIES_TYPE_SHIFT;
-    let integrated = kind == pcie::TYPE_RC_ENDPOINT;
-    let shown_flags =
-        flags & !pcie::CAPABILITIES_TYPE | pcie::TYPE_ENDPOINT << pcie::CAPABILITIES_TYPE_SHIFT;
-
-    let mut rules = vec![
-        (pcie::CAPABILITIES, 2, Snapshot, "PCI Express capabilities"),
-        (pcie::DEVICE_CAPABILITIES, 4, Fix(capabilities & !hidden), "FLR if VFIO has it"),
-        (pcie::DEVICE_CONTROL, 2, control, "a reset goes through VFIO"),
-        (pcie::DEVICE_STATUS, 2, Hardware, "device status"),
-        (pcie::LINK_CAPABILITIES, 4, Snapshot, "link capabilities"),
-        (pcie::LINK_CONTROL, 4, Hardware, "link control and status"),
-        // Slot and root registers: an endpoint has none.
-        (pcie::SLOT_CAPABILITIES, 16, Snapshot, "slot and root registers"),
-        (pcie::DEVICE_CAPABILITIES_2, 4, Snapshot, "device capabilities 2"),
-        (pcie::DEVICE_CONTROL_2, 4, Hardware, "device control and status 2"),
-        (pcie::LINK_CAPABILITIES_2, 4, Snapshot, "link capabilities 2"),
-        (pcie::LINK_CONTROL_2, 4, Hardware, "link control and status 2"),
-        (pcie::SLOT_CAPABILITIES_2, 8, Snapshot, "slot registers 2"),
-    ];
-    if integrated {
-        // Behind a root port there are no integrated endpoints; software expects a link.
-        let why = "behind a root port";
-        rules.push((pcie::CAPABILITIES, 2, Fix(shown_flags.into()), why));
-        if read32(config, at(pcie::LINK_CAPABILITIES)).unwrap_or(0) == 0 {
-            let link = 1 << pcie::LINK_CAPABILITIES_WIDTH_SHIFT | 1;
-            rules.push((pcie::LINK_CAPABILITIES, 4, Fix(link), why));
-            let status = 1 << pcie::LINK_STATUS_WIDTH_SHIFT | 1;
-            rules.push((pcie::LINK_CONTROL, 4, Fix(status << 16), why));
-        }
-    }
-    rules
-        .into_iter()
-        .filter(|&(register, len, ..)| register + len <= found.len)
-        .map(|(register, len, action, why)| Rule { at: at(register), len, action, why })
-        .collect()
-}
-
-fn extended_rules(config: &[u8]) -> Vec<Rule> {
-    use Action::{Fix, Hide, Snapshot};
-    let found = caps::extended_capabilities(config);
-    let hidden = |found: &ExtendedCapability| {
-        HIDDEN_EXTENDED.iter().find(|&&(id, _)| id == found.id).map(|&(_, why)| why)
-    };
-    let mut rules = Vec::new();
-    for found in &found {
-        let (at, len) = (found.offset, found.len);
-        match hidden(found) {
-            Some(why) => rules.push(Rule { at, len, action: Hide, why }),
-            None if found.id == extended::SERIAL_NUMBER => {
-                rules.push(Rule { at, len: len.min(12), action: Snapshot, why: "serial number" });
-            }
-            None => {}
-        }
-    }
-    // The list starts at 0x100 whatever is there: a hidden head becomes a null capability that leads on, an
-    // empty list a dword of zeros (PCIe 7.6.1).
-    let mut headers: Vec<(u16, u16, u8)> = vec![(regs::EXTENDED_START, extended::NULL, 1)];
-    for found in found.iter().filter(|found| hidden(found).is_none()) {
-        if found.offset == regs::EXTENDED_START {
-            headers.clear();
-        }
-        headers.push((found.offset, found.id, found.version));
-    }
-    let nexts = headers.iter().skip(1).map(|&(offset, ..)| offset).chain([0]);
-    for (&(at, id, version), next) in headers.iter().zip(nexts) {
-        let empty = id == extended::NULL && next == 0;
-        let header = if empty { 0 } else { extended_header::new(id, version, next) };
-        rules.push(Rule { at, len: 4, action: Fix(header), why: "extended capability header" });
-    }
-    rules
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{extended::HIDDEN_EXTENDED, *};
+use crate::pci::{
+    caps,
+    regs::{af, capability, extended, extended_header},
+};
 
 const ALL: Presentation = Presentation {
     identity: Identity { vendor: None, device: None, subsystem_vendor: None, subsystem: None },
