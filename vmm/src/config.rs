@@ -188,6 +188,9 @@ pub(crate) struct VfioConfig {
     pub(crate) managed: Managed,
     /// How the device, with a whole slot each of its functions, is brought back to a known state.
     pub(crate) reset: Choice,
+    /// The guest writes registers of configuration space from 0x100 on that belong to no capability, and those of
+    /// vendors' own capabilities there.
+    pub(crate) raw_config: bool,
     /// IDs that the guest sees instead of the device's; with a whole slot, on its first function.
     pub(crate) identity: Identity,
 }

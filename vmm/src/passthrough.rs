@@ -72,6 +72,8 @@ pub(crate) struct Chosen {
     rom: RomSource,
     /// IDs for the guest.
     pub(crate) identity: Identity,
+    /// See [`VfioConfig::raw_config`].
+    raw_config: bool,
 }
 
 /// Everything that was looked up before anything is touched.
@@ -84,6 +86,13 @@ pub(crate) struct Selection {
     pub(crate) constraints: iommu::DmaConstraints,
     /// How each function is reset.
     resets: BTreeMap<Bdf, Way>,
+}
+
+/// What the guest gets with a function beside its identity and its reset.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extra {
+    /// See [`VfioConfig::raw_config`].
+    pub(crate) raw_config: bool,
 }
 
 /// How one function is reset.
@@ -173,6 +182,13 @@ impl Selection {
         })
     }
 
+    /// What else the guest gets with a function.
+    pub(crate) fn extra(&self, bdf: Bdf) -> Extra {
+        let mut functions = self.slots.iter().flat_map(|slot| &slot.functions);
+        let function = functions.find(|function| function.host.bdf == bdf);
+        Extra { raw_config: function.is_some_and(|function| function.raw_config) }
+    }
+
     /// Every function, in the order of the slots.
     pub(crate) fn functions(&self) -> impl Iterator<Item = &HostFunction> {
         self.slots.iter().flat_map(|slot| slot.functions.iter().map(|function| &function.host))
@@ -211,7 +227,8 @@ fn arrange(
             let identity = if first { device.identity } else { Identity::default() };
             let (rom, warning) = rom::choose(device, first, &host)?;
             warnings.extend(warning);
-            homes[at].functions.push(Chosen { number, fixed, host, rom, identity });
+            let raw_config = device.raw_config;
+            homes[at].functions.push(Chosen { number, fixed, host, rom, identity, raw_config });
         }
     }
     for slot in &mut homes {
@@ -451,6 +468,8 @@ impl Opened {
                     bars: plan.bars.iter().map(|bar| (bar.spec, bar.at.first())).collect(),
                     rom: function.rom.clone(),
                     multifunction: slot.functions.len() > 1,
+                    raw_config: function.raw_config,
+                    atomics: false,
                     msi: Arc::clone(msi),
                     // INTA is 1; a port's device number stands for the function on bus 0.
                     intx: pin.checked_sub(1).filter(|pin| *pin < 4).map(&intx),

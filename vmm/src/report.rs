@@ -16,15 +16,9 @@ use std::{
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use strait_arch::plan::Plan;
-use strait_resources::{
-    bdf::Bdf,
-    codes,
-    failure::Failure,
-    host::{pci::HostFunction, reset::Way},
-    names::Names,
-};
+use strait_resources::{bdf::Bdf, codes, failure::Failure, names::Names};
 
-use crate::config::{Identity, RunConfig};
+use crate::{config::RunConfig, passthrough::Selection};
 pub(crate) use logger::log_to_stderr;
 
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -125,14 +119,15 @@ pub(crate) fn warnings(warnings: &[Failure]) {
     }
 }
 
-/// The machine that would run; `functions` are the passed ones.
+/// The machine that would run, with the passed functions of `selection`.
 pub(crate) fn dry_run(
     config: &RunConfig,
     names: &Names,
-    functions: &[(&HostFunction, Identity, &Way)],
+    selection: &Selection,
     plan: &Plan,
 ) -> Result<(), Failure> {
-    out(&dry_run::render(config, names, functions, plan))
+    let functions: Vec<_> = selection.shown().collect();
+    out(&dry_run::render(config, names, &functions, |bdf| selection.extra(bdf), plan))
 }
 
 /// A command's end; a refusal is an answer too when a program asks, with the same exit status.

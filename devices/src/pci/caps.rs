@@ -5,7 +5,11 @@
 
 use strait_resources::host::capabilities as walk;
 
-use crate::pci::regs::{self, af, capability, extended_header, msi, msix, pcie, pm, vpd};
+use crate::pci::regs::{
+    self, af, capability,
+    extended::{self, acs, aer, power_budgeting, rebar, vendor},
+    extended_header, msi, msix, pcie, pm, ssvid, vpd,
+};
 
 /// One entry of the list that starts at 0x34.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +31,8 @@ pub struct ExtendedCapability {
     pub version: u8,
     /// Where it starts: a multiple of 4, 0x100..=0xffc.
     pub offset: u16,
-    /// Bytes up to the next capability in address order, or to the end.
+    /// Bytes that are its own where the specification says how many, else up to the next capability in address order,
+    /// or to the end.
     pub len: u16,
 }
 
@@ -57,7 +62,9 @@ pub fn extended_capabilities(config: &[u8]) -> Vec<ExtendedCapability> {
         .into_iter()
         .filter_map(|(id, offset)| {
             let version = extended_header::version(read32(config, offset)?);
-            Some(ExtendedCapability { id, version, offset, len: room(&starts, offset, end) })
+            let room = room(&starts, offset, end);
+            let len = extended_len(config, id, offset).map_or(room, |len| len.min(room));
+            Some(ExtendedCapability { id, version, offset, len })
         })
         .collect()
 }
@@ -87,6 +94,12 @@ fn room(starts: &[u16], offset: u16, end: usize) -> u16 {
     starts.iter().copied().filter(|&start| start > offset).fold(end, u16::min) - offset
 }
 
+/// `len` bytes from `offset`, but none of those from the next of `starts` on.
+pub(crate) fn cut(offset: u16, len: u16, starts: &[u16]) -> u16 {
+    let next = starts.iter().filter(|start| **start > offset).min();
+    next.map_or(len, |next| len.min(next - offset))
+}
+
 /// What the specification says about the length of a capability, if it does.
 fn known_len(config: &[u8], id: u8, offset: u16) -> Option<u16> {
     Some(match id {
@@ -101,6 +114,47 @@ fn known_len(config: &[u8], id: u8, offset: u16) -> Option<u16> {
         }
         // A length below the three bytes that say it is a lie.
         capability::VENDOR => u16::from(byte(config, offset + 2)?).max(3),
+        capability::HOT_SWAP | capability::COMPACT_PCI | capability::DEBUG_PORT => 4,
+        capability::SSVID => ssvid::SIZE,
+        _ => return None,
+    })
+}
+
+/// The same of an extended capability.
+fn extended_len(config: &[u8], id: u16, offset: u16) -> Option<u16> {
+    let word = |at: u16| read16(config, offset.checked_add(at)?);
+    let dword = |at: u16| read32(config, offset.checked_add(at)?);
+    Some(match id {
+        extended::AER => aer::SIZE,
+        extended::SERIAL_NUMBER => 0x0c,
+        extended::POWER_BUDGETING | extended::PRI => power_budgeting::SIZE,
+        extended::ARI | extended::ATS | extended::LTR | extended::PASID => 0x08,
+        extended::SRIOV => 0x40,
+        extended::MULTICAST => 0x30,
+        // One register for each of up to 32 lanes at the end of some of these: the most there can be.
+        extended::SECONDARY_PCIE => 0x4c,
+        extended::L1_SUBSTATES => 0x14,
+        extended::PTM | extended::DATA_LINK => 0x0c,
+        extended::PHYSICAL_16 | extended::PHYSICAL_32 | extended::PHYSICAL_64 => 0x40,
+        extended::LANE_MARGINING => 0x84,
+        extended::DOE => 0x18,
+        extended::ACS => {
+            let capabilities = word(acs::CAPABILITIES)?;
+            let bits = match capabilities >> 8 {
+                0 => 256,
+                bits => bits,
+            };
+            let vector = if capabilities & acs::EGRESS_CONTROL == 0 { 0 } else { bits };
+            acs::SIZE + vector.div_ceil(32) * 4
+        }
+        extended::REBAR | extended::VF_REBAR => {
+            let entries = (dword(rebar::CONTROL)? >> 5 & 7) as u16;
+            4 + 8 * entries.max(1)
+        }
+        // A length below the two headers is a lie.
+        extended::VENDOR | extended::DVSEC => {
+            ((dword(vendor::HEADER)? >> 20) as u16).max(vendor::SIZE)
+        }
         _ => return None,
     })
 }
@@ -110,7 +164,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pci::regs::extended;
 
     /// Configuration space with a capability list that starts at `first`, entries as (offset, id, next).
     fn config(first: u8, entries: &[(usize, u8, u8)]) -> Vec<u8> {
@@ -193,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn extended_list_reaches_to_the_next_start() {
+    fn extended_list_out_of_address_order_has_lengths_of_the_specification() {
         let config = extended_config(&[
             (0x100, extended::AER, 0x200),
             (0x200, extended::SRIOV, 0x150),
@@ -204,11 +257,28 @@ mod tests {
         assert_eq!(
             found,
             [
-                (extended::AER, 0x100, 0x50),
-                (extended::SRIOV, 0x200, 0xe00),
-                (extended::ATS, 0x150, 0xb0)
+                (extended::AER, 0x100, 0x48),
+                (extended::SRIOV, 0x200, 0x40),
+                (extended::ATS, 0x150, 0x08)
             ]
         );
+    }
+
+    #[test]
+    fn extended_capabilities_that_say_their_length_are_believed_up_to_the_next() {
+        let mut config = extended_config(&[
+            (0x100, extended::VENDOR, 0x140),
+            (0x140, extended::DVSEC, 0x180),
+            (0x180, extended::REBAR, 0x200),
+            (0x200, extended::ACS, 0x300),
+            (0x300, extended::VC, 0),
+        ]);
+        config[0x104..0x108].copy_from_slice(&(0x018_u32 << 20).to_le_bytes());
+        config[0x144..0x148].copy_from_slice(&(0xfff_u32 << 20).to_le_bytes());
+        config[0x188..0x18c].copy_from_slice(&(3_u32 << 5).to_le_bytes());
+        config[0x204..0x206].copy_from_slice(&(33_u16 << 8 | acs::EGRESS_CONTROL).to_le_bytes());
+        let lengths: Vec<_> = extended_capabilities(&config).iter().map(|c| c.len).collect();
+        assert_eq!(lengths, [0x18, 0x40, 4 + 3 * 8, 8 + 8, 0xd00]);
     }
 
     #[test]

@@ -70,6 +70,9 @@ pub trait VfioBackend: Send + Sync {
         start: u32,
         triggers: &[Option<&EventFd>],
     ) -> io::Result<()>;
+    /// The function's configuration space as the host's kernel reads it, without what VFIO hides: 256 or 4096 bytes
+    /// for root, 64 for others.
+    fn host_config(&self) -> io::Result<Vec<u8>>;
     /// Turns the whole index off.
     fn disable_irqs(&self, index: IrqIndex) -> io::Result<()>;
     /// The kernel unmasks INTx when `resample` is signalled; `None` undoes it.

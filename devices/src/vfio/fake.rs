@@ -49,6 +49,8 @@ pub(crate) struct FakeDevice {
     regions: HashMap<u32, Region>,
     irqs: HashMap<IrqIndex, IrqInfo>,
     triggers: Mutex<HashMap<(IrqIndex, u32), EventFd>>,
+    /// Where the host's kernel reads something else than VFIO.
+    host_only: Vec<(u16, Vec<u8>)>,
     resets: bool,
     dies_on_reset: bool,
     busy: AtomicU32,
@@ -62,6 +64,7 @@ impl FakeDevice {
             regions: HashMap::new(),
             irqs: HashMap::new(),
             triggers: Mutex::default(),
+            host_only: Vec::new(),
             resets: true,
             dies_on_reset: false,
             busy: AtomicU32::new(0),
@@ -119,6 +122,12 @@ impl FakeDevice {
         self.poke(u16::from(offset) + 2, body);
         self.poke(regs::CAPABILITIES_POINTER, &[offset]);
         self.poke(regs::STATUS, &[regs::STATUS_CAPABILITIES as u8]);
+        self
+    }
+
+    /// Bytes that the host's kernel reads there, and that VFIO hides.
+    pub(crate) fn hidden(mut self, offset: u16, bytes: &[u8]) -> Self {
+        self.host_only.push((offset, bytes.to_vec()));
         self
     }
 
@@ -258,6 +267,14 @@ impl VfioBackend for FakeDevice {
             };
         }
         Ok(())
+    }
+
+    fn host_config(&self) -> io::Result<Vec<u8>> {
+        let mut config = self.regions[&CONFIG_REGION].content.lock().unwrap().clone();
+        for (offset, bytes) in &self.host_only {
+            config[usize::from(*offset)..][..bytes.len()].copy_from_slice(bytes);
+        }
+        Ok(config)
     }
 
     fn disable_irqs(&self, index: IrqIndex) -> io::Result<()> {

@@ -5,8 +5,10 @@
 //! does configuration accesses and resets.
 
 mod config;
+mod express;
+mod vpd;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use strait_resources::{
     bar::{BarIndex, BarSpec},
@@ -14,7 +16,11 @@ use strait_resources::{
     range::AddressRange,
 };
 
-use self::config::{Command, Power};
+use self::{
+    config::{Command, Power},
+    express::SharedControl,
+    vpd::Vpd,
+};
 use crate::{
     pci::{
         bar::{Bars, Decoding, changes},
@@ -54,6 +60,10 @@ pub struct VfioParts {
     pub rom: RomSource,
     /// Other functions share the guest slot.
     pub multifunction: bool,
+    /// Writes from 0x100 on that hit no capability reach the device, and those to vendors' own capabilities.
+    pub raw_config: bool,
+    /// The guest's root port completes AtomicOps, as the host's does.
+    pub atomics: bool,
     /// Where vectors come from.
     pub msi: Arc<dyn MsiRouter>,
     /// Where the INTx pin leads; `None` shows a function without a pin.
@@ -88,6 +98,11 @@ pub struct VfioFunction {
     sizes: [u64; 6],
     command: Command,
     power: Power,
+    device_control: Option<SharedControl>,
+    device_control_2: Option<SharedControl>,
+    vpd: Option<Vpd>,
+    /// Bytes of `Source::Shadow` that the guest has written.
+    shadow: BTreeMap<u16, u8>,
     interrupt_line: u8,
     has_intx: bool,
     msi: Option<(u16, Msi)>,
@@ -106,6 +121,7 @@ impl VfioFunction {
     pub fn new(parts: VfioParts) -> Result<Self, AttachError> {
         let backend = parts.backend;
         let config = read_config(&*backend)?;
+        let host = host_config(&*backend, parts.name);
         let bars = Bars::new(&parts.bars)?;
 
         let found = caps::capabilities(&config);
@@ -119,6 +135,7 @@ impl VfioFunction {
             parts.intx.is_some() && has_vectors(IrqIndex::Intx) && (1..=4).contains(&pin);
         let policy = Policy::new(
             &config,
+            &host,
             &Presentation {
                 identity: parts.identity.completed(&config, parts.own),
                 multifunction: parts.multifunction,
@@ -126,6 +143,8 @@ impl VfioFunction {
                 msi: has_vectors(IrqIndex::Msi),
                 msix: layout.is_some(),
                 reset: backend.can_reset(),
+                raw_config: parts.raw_config,
+                atomics: parts.atomics,
             },
         );
 
@@ -153,8 +172,12 @@ impl VfioFunction {
             irqs: Irqs::new(backend.clone(), parts.msi, parts.intx, warnings()),
             name: parts.name,
             sizes: [0, 1, 2, 3, 4, 5].map(|index| backend.region(index).size),
-            command: Command::new(bars.specs()),
+            command: Command::new(bars.specs(), &config),
             power: Power::new(&config, landmarks.power),
+            device_control: SharedControl::device(&config, &landmarks),
+            device_control_2: SharedControl::device_2(&config, &landmarks, parts.atomics),
+            vpd: landmarks.vpd.map(Vpd::new),
+            shadow: BTreeMap::new(),
             bars,
             layouts,
             policy,
@@ -383,6 +406,8 @@ impl PciFunction for VfioFunction {
 
     fn reset(&mut self) -> BarChanges {
         self.reset_device();
+        // These outlive a function level reset and no reset of the machine.
+        self.shadow.clear();
         self.bars.restore();
         self.settle_interrupts();
         let placements = self.placements();
@@ -398,6 +423,20 @@ enum Zone {
     /// This entry of the MSI-X table.
     Table(u64),
     Pba,
+}
+
+/// What VFIO hides of configuration space can be seen by the host alone.
+fn host_config(backend: &dyn VfioBackend, name: Bdf) -> Vec<u8> {
+    let config = backend.host_config().unwrap_or_else(|error| {
+        log::info!("{name}: the host's view of its configuration space cannot be read: {error}");
+        Vec::new()
+    });
+    if config.len() <= regs::HEADER_SIZE.into() {
+        log::info!(
+            "{name}: only root sees the capabilities that VFIO hides; below 0x100 their registers stay open"
+        );
+    }
+    config
 }
 
 /// Do table and pending bits lie in memory BARs that the guest sees?

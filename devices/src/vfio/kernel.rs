@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "mmap of device regions")]
 
 use std::{
-    io,
+    fs, io,
     os::fd::{AsRawFd, RawFd},
     ptr,
     sync::{Arc, Mutex},
@@ -131,6 +131,10 @@ impl VfioBackend for KernelDevice {
         let fds: Vec<RawFd> =
             triggers.iter().map(|trigger| trigger.map_or(-1, |event| event.as_raw_fd())).collect();
         self.set(index, start, IrqAction::Trigger(&fds))
+    }
+
+    fn host_config(&self) -> io::Result<Vec<u8>> {
+        fs::read(format!("/sys/bus/pci/devices/{}/config", self.bdf))
     }
 
     fn disable_irqs(&self, index: IrqIndex) -> io::Result<()> {

@@ -1,12 +1,15 @@
 //! Which register of a passed function is whose: a table, built once at attach and never changed.
 //!
 //! Everything constant is answered from what was read at attach and costs the device nothing. Some registers are
-//! ours: the guest's view of them and the host's differ, or a write has to be seen. The rest is volatile, or
-//! unknown, and is read and written in the hardware. The host's kernel has a table of its own behind that
-//! (vfio_pci_config.c) and lets through what a user may touch.
+//! ours: the guest's view of them and the host's differ, or a write has to be seen. What reports errors, tunes the link
+//! or outlives the guest is read in the hardware and never written there. The rest is volatile, or a driver's, and is
+//! read and written in the hardware. The host's kernel has a table of its own behind that (vfio_pci_config.c) and lets
+//! through what a user may touch, but also every byte that it knows nothing of.
 
 mod conventional;
 mod extended;
+
+use std::collections::BTreeMap;
 
 use self::{
     conventional::{capability_rules, header_rules},
@@ -32,8 +35,12 @@ pub enum Register {
     Msix,
     /// Power management control and status: reaches the device, but moves the BARs.
     Power,
-    /// PCIe device control: reaches the device, but for the reset bit.
+    /// PCIe device control: some bits reach the device, a reset goes through VFIO.
     DeviceControl,
+    /// PCIe device control 2: some bits reach the device.
+    DeviceControl2,
+    /// Vital product data, address and data: reads are carried out, writes vanish.
+    Vpd,
     /// Advanced features control, which is only a reset bit.
     AdvancedFeatures,
 }
@@ -47,8 +54,13 @@ pub enum Action {
     Fix(u32),
     /// Zeros; writes vanish.
     Hide,
+    /// The device's value of the time of attach, of which the guest changes the bits of this mask in a copy of its own.
+    /// Little-endian in four bytes, and again for each further four.
+    Shadow(u32),
     /// See [`Register`].
     Ours(Register),
+    /// Read in the device; writes vanish.
+    ReadOnly,
     /// Read and written in the device.
     Hardware,
 }
@@ -71,8 +83,12 @@ pub struct Rule {
 pub enum Source {
     /// [`Policy::constant`].
     Constant,
+    /// The guest's copy: [`Policy::constant`] at first, and [`Policy::writable`] bits of it change.
+    Shadow,
     /// The function's own state.
     Ours(Register),
+    /// The device, for reads; nobody, for writes.
+    ReadOnly,
     /// The device.
     Hardware,
 }
@@ -103,6 +119,10 @@ pub struct Presentation {
     pub msix: bool,
     /// VFIO can reset the function.
     pub reset: bool,
+    /// Writes from 0x100 on that hit no capability reach the device, and those to vendors' own capabilities.
+    pub raw_config: bool,
+    /// The host's path to memory completes AtomicOps, so the function may issue them.
+    pub atomics: bool,
 }
 
 /// Where the registers are that are [`Source::Ours`] and move with the device. All are offsets into
@@ -115,8 +135,14 @@ pub struct Landmarks {
     pub msix: Option<u16>,
     /// PM control and status.
     pub power: Option<u16>,
-    /// PCIe device control, if the function has FLR.
+    /// PCIe device control.
     pub device_control: Option<u16>,
+    /// PCIe device control 2.
+    pub device_control_2: Option<u16>,
+    /// PCIe device control has the bit that resets.
+    pub flr: bool,
+    /// The VPD capability.
+    pub vpd: Option<u16>,
     /// AF control, if the function has FLR there.
     pub advanced: Option<u16>,
 }
@@ -127,19 +153,23 @@ pub struct Policy {
     rules: Vec<Rule>,
     sources: Vec<Source>,
     constants: Vec<u8>,
+    /// Of [`Source::Shadow`] bytes.
+    writable: BTreeMap<u16, u8>,
     landmarks: Landmarks,
 }
 
 impl Policy {
-    /// The table for a function whose configuration space reads as `config` (64 bytes at least).
-    pub fn new(config: &[u8], shown: &Presentation) -> Self {
+    /// The table for a function whose configuration space VFIO shows as `config` (64 bytes at least) and the host's
+    /// kernel as `host`, which may be short or empty where strait may not read it.
+    pub fn new(config: &[u8], host: &[u8], shown: &Presentation) -> Self {
         let mut landmarks = Landmarks::default();
         let mut rules = header_rules(config, shown);
-        rules.extend(capability_rules(config, shown, &mut landmarks));
-        rules.extend(extended_rules(config));
+        rules.extend(capability_rules(config, host, shown, &mut landmarks));
+        rules.extend(extended_rules(config, host, shown));
         let mut policy = Self {
             sources: vec![Source::Hardware; regs::CONFIG_SIZE.into()],
             constants: config.iter().copied().take(regs::CONFIG_SIZE.into()).collect(),
+            writable: BTreeMap::new(),
             rules,
             landmarks,
         };
@@ -165,7 +195,12 @@ impl Policy {
         self.landmarks
     }
 
-    /// The byte of a [`Source::Constant`] register.
+    /// The bits of a [`Source::Shadow`] byte that the guest may change.
+    pub fn writable(&self, offset: u16) -> u8 {
+        self.writable.get(&offset).copied().unwrap_or(0)
+    }
+
+    /// The byte of a [`Source::Constant`] register, the first one of a [`Source::Shadow`].
     pub fn constant(&self, offset: u16) -> u8 {
         self.constants.get(usize::from(offset)).copied().unwrap_or(0xff)
     }
@@ -191,17 +226,31 @@ impl Policy {
             Action::Snapshot => (Source::Constant, None),
             Action::Fix(value) => (Source::Constant, Some(value)),
             Action::Hide => (Source::Constant, Some(0)),
+            Action::Shadow(_) => (Source::Shadow, None),
             Action::Ours(register) => (Source::Ours(register), None),
+            Action::ReadOnly => (Source::ReadOnly, None),
             Action::Hardware => (Source::Hardware, None),
         };
-        self.sources[first..last].fill(source);
+        if let Some(sources) = self.sources.get_mut(first..last) {
+            sources.fill(source);
+        }
         if let Some(value) = fixed {
             let bytes = value.to_le_bytes().into_iter().chain(std::iter::repeat(0));
-            for (byte, value) in self.constants[first..last].iter_mut().zip(bytes) {
+            let constants = self.constants.get_mut(first..last).unwrap_or_default();
+            for (byte, value) in constants.iter_mut().zip(bytes) {
                 *byte = value;
             }
         }
+        if let Action::Shadow(mask) = rule.action {
+            let masks = mask.to_le_bytes().into_iter().cycle();
+            self.writable.extend((rule.at..).zip(masks).take(usize::from(rule.len)));
+        }
     }
+}
+
+/// Registers of a capability that is in the device and not in the list that VFIO shows.
+fn unlisted(at: u16, len: u16) -> Rule {
+    Rule { at, len, action: Action::Hide, why: "VFIO takes it out of the list" }
 }
 
 #[cfg(test)]

@@ -53,6 +53,8 @@ pub(crate) struct RunArgs {
     ///                           without it, and give it back; auto: as root
     ///   reset=auto|none|METHOD  how it is reset: METHOD is one of the kernel's for it
     ///                           (flr, pm, bus, device_specific, ...), none is not at all
+    ///   raw-config=off|on       the guest may write what lies in extended configuration
+    ///                           space outside of capabilities or is a vendor's own
     #[arg(long, value_name = "SPEC", verbatim_doc_comment)]
     pub(crate) vfio: Vec<String>,
     /// The display that the host's console is on may be taken too.

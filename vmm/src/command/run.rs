@@ -58,8 +58,7 @@ fn go(args: RunArgs, file: Option<String>) -> Result<u8, Failure> {
     report::warnings(&binding.warnings);
     report::notes(&binding.take.iter().flat_map(would_be_taken).collect::<Vec<_>>());
     report::warnings(&selection.warnings);
-    let functions: Vec<_> = selection.shown().collect();
-    report::dry_run(&config, &names, &functions, plan)?;
+    report::dry_run(&config, &names, selection, plan)?;
     Ok(0)
 }
 

@@ -13,13 +13,14 @@ use strait_resources::{
 
 use super::{Identity, Managed, RomChoice, VfioConfig, bad_value, choice, list::List};
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "id",
     "guest-address",
     "rom",
     "expect",
     "managed",
     "reset",
+    "raw-config",
     "vendor-id",
     "device-id",
     "sub-vendor-id",
@@ -30,6 +31,7 @@ const KEYS: [&str; 13] = [
 ];
 const MANAGED_CHOICES: &[(&str, Managed)] =
     &[("auto", Managed::Auto), ("yes", Managed::Yes), ("no", Managed::No)];
+const SWITCH: &[(&str, bool)] = &[("off", false), ("on", true)];
 const ID_MAX: usize = 32;
 
 /// Every `--vfio` of the command line, none in another's way.
@@ -52,7 +54,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
     let mut selector = list.word.as_deref().map(device).transpose()?;
     let (mut id, mut expect, mut rom) = (None, None, RomChoice::default());
     let (mut guest_bus, mut guest_function) = (None, None);
-    let mut reset = Choice::default();
+    let (mut reset, mut raw_config) = (Choice::default(), false);
     let (mut managed, mut identity) = (Managed::default(), Identity::default());
     for (key, value) in list.pairs {
         match key {
@@ -65,6 +67,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
             "id" => id = Some(name(value)?),
             "managed" => managed = choice("--vfio managed=", Some(&value), MANAGED_CHOICES)?,
             "reset" => reset = choice("--vfio reset=", Some(&value), CHOICES)?,
+            "raw-config" => raw_config = choice("--vfio raw-config=", Some(&value), SWITCH)?,
             "expect" => expect = Some(ids(&value)?),
             "vendor-id" => identity.vendor = Some(vendor_id(key, &value)?),
             "device-id" => identity.device = Some(one_id(key, &value)?),
@@ -102,6 +105,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
         expect,
         managed,
         reset,
+        raw_config,
         identity,
     })
 }
@@ -301,6 +305,7 @@ mod tests {
             expect: None,
             managed: Managed::Auto,
             reset: Choice::Auto,
+            raw_config: false,
             identity: Identity::default(),
         };
         assert_eq!(one("3b:00.0"), bare);
@@ -319,6 +324,7 @@ mod tests {
         assert_eq!(one("3b:00,reset=none").reset, Choice::Off);
         assert_eq!(one("3b:00,reset=flr").reset, Choice::Only("flr"));
         assert_eq!(one("3b:00,rom=off").rom, RomChoice::Off);
+        assert!(one("3b:00,raw-config=on").raw_config && !one("3b:00,raw-config=off").raw_config);
         assert_eq!(one("3b:00,rom=on").rom, RomChoice::On);
         assert_eq!(one("3b:00,rom=./on").rom, RomChoice::File("./on".into()));
     }
@@ -371,6 +377,7 @@ mod tests {
             ("3b:00.0,guest-addr=05:00", "E2002", "did you mean guest-address=?"),
             ("3b:00.0,managed=maybe", "E2003", "auto, yes"),
             ("3b:00.0,reset=hard", "E2003", "auto, none, flr"),
+            ("3b:00.0,raw-config=yes", "E2003", "off, on"),
             ("3b:00.0,romfile=x", "E2002", "rom"),
         ] {
             let failure = all(&[text]).unwrap_err();

@@ -81,6 +81,7 @@ mod tests {
             expect: None,
             reset: Choice::Auto,
             managed: Managed::No,
+            raw_config: false,
             identity: Identity::default(),
         };
         choose(&device, first, &function).map(|(source, _)| source)

@@ -17,6 +17,7 @@ use strait_resources::{
 
 use super::{QUIET, STRONG, shortened};
 use crate::config::{BootMode, Cpu, Hide, Identity, Idle, P2p, Pages, Pin, RunConfig, Serial};
+use crate::passthrough::Extra;
 
 /// What a line of the picture and of the lists may take.
 const COLUMNS: usize = 100;
@@ -28,6 +29,7 @@ pub(super) fn render(
     config: &RunConfig,
     names: &Names,
     functions: &[(&HostFunction, Identity, &Way)],
+    extra: impl Fn(Bdf) -> Extra,
     plan: &Plan,
 ) -> String {
     let mut text = String::new();
@@ -46,6 +48,7 @@ pub(super) fn render(
     {
         let known = functions.iter().find(|(host, ..)| host.bdf == function.host);
         device(&mut text, port, function, known.copied(), names);
+        extras(&mut text, extra(function.host));
     }
     let _ = writeln!(
         text,
@@ -179,6 +182,17 @@ fn device(
             text,
             &bar.spec.index.to_string(),
             &format!("{kind:19}  {size:>size_column$}  {}{note}", bar.at),
+        );
+    }
+}
+
+/// What goes beyond what every function gets.
+fn extras(text: &mut String, extra: Extra) {
+    if extra.raw_config {
+        line(
+            text,
+            "config",
+            "writes outside of capabilities reach the device from 0x100 on (raw-config=on)",
         );
     }
 }
@@ -387,7 +401,8 @@ mod tests {
         let names = Names::load(&Sysroot::at(nowhere.path()));
         let flr = Way::Alone(vec!["flr".to_owned(), "bus".to_owned()]);
         let all: Vec<_> = hosts.iter().map(|host| (host, Identity::default(), &flr)).collect();
-        strip_str(&render(&config(), &names, &all, &plan(hosts))).to_string()
+        let extra = |_| Extra { raw_config: true };
+        strip_str(&render(&config(), &names, &all, extra, &plan(hosts))).to_string()
     }
 
     #[test]
@@ -398,6 +413,7 @@ mod tests {
             "01:00.0, Xorg BusID \"PCI:1:0:0\", behind root port 00:",
             "VGA controller, IOMMU group 13, driver vfio-pci, NUMA node 1\n",
             "reset       flr, then bus\n",
+            "config      writes outside of capabilities reach the device",
             "INTA, MSI (16), MSI-X (9)",
             "BAR 0       32-bit                  16 MiB  0x",
             "BAR 5       I/O ports            128 bytes  0x",

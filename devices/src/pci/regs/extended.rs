@@ -92,3 +92,65 @@ pub const SHADOW_FUNCTIONS: u16 = 0x002d;
 pub const DOE: u16 = 0x002e;
 /// Integrity and data encryption.
 pub const IDE: u16 = 0x0030;
+/// Physical layer 64 GT/s.
+pub const PHYSICAL_64: u16 = 0x0031;
+/// Flit logging.
+pub const FLIT_LOGGING: u16 = 0x0032;
+/// Flit performance measurement.
+pub const FLIT_PERFORMANCE: u16 = 0x0033;
+/// Flit error injection.
+pub const FLIT_ERROR_INJECTION: u16 = 0x0034;
+
+/// Advanced error reporting (PCIe 7.8.4); offsets are relative to its first byte, registers have 4 bytes.
+pub mod aer {
+    /// Bytes, with the registers that only root ports have and the log of TLP prefixes.
+    pub const SIZE: u16 = 0x48;
+    /// Uncorrectable error status, 1 clears.
+    pub const UNCORRECTABLE_STATUS: u16 = 0x04;
+    /// Uncorrectable error mask.
+    pub const UNCORRECTABLE_MASK: u16 = 0x08;
+    /// Uncorrectable error severity: which errors are fatal.
+    pub const UNCORRECTABLE_SEVERITY: u16 = 0x0c;
+    /// Correctable error status, 1 clears.
+    pub const CORRECTABLE_STATUS: u16 = 0x10;
+    /// Correctable error mask.
+    pub const CORRECTABLE_MASK: u16 = 0x14;
+    /// Capabilities and control.
+    pub const CONTROL: u16 = 0x18;
+    /// Control: ECRC generation enable, ECRC check enable, multiple header recording enable.
+    pub const CONTROL_WRITABLE: u32 = 1 << 6 | 1 << 8 | 1 << 10;
+    /// What the device has seen last: header log, then registers of root ports, then TLP prefixes.
+    pub const LOG: u16 = 0x1c;
+}
+
+/// Power budgeting (PCIe 7.8.1).
+pub mod power_budgeting {
+    /// Bytes.
+    pub const SIZE: u16 = 0x10;
+    /// Data select, 1 byte: which entry the data register shows.
+    pub const DATA_SELECT: u16 = 0x04;
+}
+
+/// Access control services (PCIe 7.7.8).
+pub mod acs {
+    /// Bytes without the egress control vector.
+    pub const SIZE: u16 = 0x08;
+    /// Capabilities, 2 bytes: egress control in bit 5, the size of its vector in bits in 15:8, where 0 is 256.
+    pub const CAPABILITIES: u16 = 0x04;
+    /// Capabilities: there is an egress control vector.
+    pub const EGRESS_CONTROL: u16 = 1 << 5;
+}
+
+/// Resizable BAR, and the same of virtual functions (PCIe 7.8.6, 7.8.7).
+pub mod rebar {
+    /// First control register, 4 bytes: how many entries of 8 bytes there are in bits 7:5.
+    pub const CONTROL: u16 = 0x08;
+}
+
+/// Vendor-specific and designated vendor-specific (PCIe 7.9.5, 7.9.6).
+pub mod vendor {
+    /// Bytes at least: the two headers.
+    pub const SIZE: u16 = 0x08;
+    /// Second header, 4 bytes: the length in bytes is in bits 31:20.
+    pub const HEADER: u16 = 0x04;
+}

@@ -159,12 +159,14 @@ pub const DEVICE_CAPABILITIES_2_TIMEOUT_RANGES: u32 = 0xf;
 pub const DEVICE_CAPABILITIES_2_TIMEOUT_DISABLE: u32 = 1 << 4;
 /// Device capabilities 2: ARI forwarding.
 pub const DEVICE_CAPABILITIES_2_ARI: u32 = 1 << 5;
-/// Device capabilities 2: atomic routing, 32, 64 and 128-bit completer.
-pub const DEVICE_CAPABILITIES_2_ATOMICS: u32 = 0xf << 6;
+/// Device capabilities 2: routes AtomicOps; ports only.
+pub const DEVICE_CAPABILITIES_2_ATOMIC_ROUTING: u32 = 1 << 6;
+/// Device capabilities 2: completes AtomicOps of 32, 64 and 128 bits, a bit each.
+pub const DEVICE_CAPABILITIES_2_ATOMIC_COMPLETER: u32 = 0x7 << 7;
 /// Device capabilities 2: LTR.
 pub const DEVICE_CAPABILITIES_2_LTR: u32 = 1 << 11;
-/// Device capabilities 2: 10-bit tags, completer and requester.
-pub const DEVICE_CAPABILITIES_2_TAGS_10: u32 = 0x3 << 16;
+/// Device capabilities 2: 10-bit tags as a requester.
+pub const DEVICE_CAPABILITIES_2_TAGS_10_REQUESTER: u32 = 1 << 17;
 /// Device capabilities 2: OBFF.
 pub const DEVICE_CAPABILITIES_2_OBFF: u32 = 0x3 << 18;
 /// Device control 2, 2 bytes (7.5.3.16).
@@ -177,6 +179,10 @@ pub const DEVICE_CONTROL_2_TIMEOUT_DISABLE: u16 = 1 << 4;
 pub const DEVICE_CONTROL_2_ARI: u16 = 1 << 5;
 /// Device control 2: atomic requester.
 pub const DEVICE_CONTROL_2_ATOMIC_REQUESTER: u16 = 1 << 6;
+/// Device control 2: AtomicOps do not leave by this port.
+pub const DEVICE_CONTROL_2_ATOMIC_BLOCKED: u16 = 1 << 7;
+/// Device control 2: ordering by ID, of requests and of completions.
+pub const DEVICE_CONTROL_2_ID_ORDERING: u16 = 0x3 << 8;
 /// Device control 2: LTR.
 pub const DEVICE_CONTROL_2_LTR: u16 = 1 << 10;
 /// Device control 2: 10-bit tags requester.

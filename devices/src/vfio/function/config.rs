@@ -4,7 +4,7 @@ use std::{io, thread::sleep, time::Duration};
 
 use strait_resources::bar::{BarKind, BarSpec};
 
-use super::{DeviceFault, VfioFunction};
+use super::{DeviceFault, VfioFunction, express::SharedControl, vpd::Vpd};
 use crate::{
     pci::{
         caps::read16,
@@ -24,28 +24,31 @@ use crate::{
 /// the time between.
 const REVIVAL: (u32, Duration) = (20, Duration::from_millis(50));
 /// The bits of Command that are the guest's own view.
-const COMMAND_SHADOW: u16 = regs::COMMAND_IO | regs::COMMAND_MEMORY | regs::COMMAND_INTX_DISABLE;
+const COMMAND_SHADOW: u16 =
+    regs::COMMAND_IO | regs::COMMAND_MEMORY | regs::COMMAND_INTX_DISABLE | COMMAND_ERRORS;
+/// What the device reports of errors is the host's: it hears of them.
+const COMMAND_ERRORS: u16 = regs::COMMAND_PARITY | regs::COMMAND_SERR;
 /// The bits of Command that reach the device.
 const COMMAND_DEVICE: u16 = regs::COMMAND_MASTER
     | regs::COMMAND_SPECIAL
     | regs::COMMAND_INVALIDATE
     | regs::COMMAND_VGA_SNOOP
-    | regs::COMMAND_PARITY
-    | regs::COMMAND_SERR
     | regs::COMMAND_FAST_BACK;
 
 /// The Command register: the guest's and the device's.
 #[derive(Debug)]
 pub(super) struct Command {
     guest: u16,
-    /// What is on in the device from attach on. The kernel takes mappings away while a device does not decode, and
-    /// a guest access then ends the guest; so decoding goes on and off in the guest's bus only.
+    /// What is on in the device from attach on: error reporting as the host has it, and decoding. The kernel takes
+    /// mappings away while a device does not decode, and a guest access then ends the guest; so decoding goes on and
+    /// off in the guest's bus only.
     base: u16,
 }
 
 impl Command {
-    pub(super) fn new(bars: impl Iterator<Item = BarSpec>) -> Self {
-        let base = bars.fold(0, |base, spec| {
+    pub(super) fn new(bars: impl Iterator<Item = BarSpec>, config: &[u8]) -> Self {
+        let errors = read16(config, regs::COMMAND).unwrap_or(0) & COMMAND_ERRORS;
+        let base = bars.fold(errors, |base, spec| {
             base | if spec.kind == BarKind::Io { regs::COMMAND_IO } else { regs::COMMAND_MEMORY }
         });
         Self { guest: 0, base }
@@ -124,12 +127,16 @@ impl VfioFunction {
             (relative(at)..).map(move |byte| (u32::from(value) >> (8 * byte.min(2))) as u8)
         };
         match run.source {
-            Source::Hardware | Source::Ours(Register::Power | Register::DeviceControl) => {
-                self.read_hardware(run.offset, bytes);
-                // A register may well hold all ones; only then it is worth asking who is there.
-                if bytes.iter().all(|byte| *byte == 0xff) && !is_alive(&*self.backend) {
-                    self.warnings.life.dead_read();
-                }
+            Source::Hardware | Source::ReadOnly | Source::Ours(Register::Power) => {
+                self.read_live(run.offset, bytes);
+            }
+            Source::Ours(Register::DeviceControl | Register::DeviceControl2) => {
+                self.read_control(run.offset, bytes);
+            }
+            Source::Ours(Register::Vpd) => self.read_vpd(run.offset, bytes),
+            Source::Shadow => {
+                let byte = |at| self.shadow.get(&at).copied().unwrap_or(self.policy.constant(at));
+                fill(bytes, (run.offset..).map(byte));
             }
             Source::Constant => {
                 fill(bytes, (run.offset..).map(|offset| self.policy.constant(offset)));
@@ -158,7 +165,14 @@ impl VfioFunction {
     /// One run of a write.
     pub(super) fn write_run(&mut self, run: Run, bytes: &[u8]) {
         match run.source {
-            Source::Constant => {}
+            Source::Constant | Source::ReadOnly => {}
+            Source::Shadow => {
+                for (at, &byte) in (run.offset..).zip(bytes) {
+                    let writable = self.policy.writable(at);
+                    let old = self.shadow.get(&at).copied().unwrap_or(self.policy.constant(at));
+                    self.shadow.insert(at, old & !writable | byte & writable);
+                }
+            }
             Source::Hardware => self.write_hardware(run.offset, bytes),
             Source::Ours(Register::Command) => {
                 self.write_command(splice(self.command.guest, run.offset - regs::COMMAND, bytes));
@@ -186,14 +200,17 @@ impl VfioFunction {
             }
             Source::Ours(Register::Power) => self.write_power(run.offset, bytes),
             Source::Ours(Register::DeviceControl) => {
-                let at = self.policy.landmarks().device_control.unwrap_or(run.offset);
+                let landmarks = self.policy.landmarks();
+                let at = landmarks.device_control.unwrap_or(run.offset);
                 let written = splice(0, run.offset.saturating_sub(at), bytes);
-                if written & pcie::DEVICE_CONTROL_FLR != 0 {
+                if landmarks.flr && written & pcie::DEVICE_CONTROL_FLR != 0 {
                     self.reset_function();
                 } else {
-                    self.write_hardware(run.offset, bytes);
+                    self.write_control(run.offset, bytes);
                 }
             }
+            Source::Ours(Register::DeviceControl2) => self.write_control(run.offset, bytes),
+            Source::Ours(Register::Vpd) => self.write_vpd(run.offset, bytes),
             Source::Ours(Register::AdvancedFeatures) => {
                 if bytes.first().is_some_and(|byte| byte & af::CONTROL_FLR != 0) {
                     self.reset_function();
@@ -279,6 +296,8 @@ impl VfioFunction {
         self.irqs.set(Wanted::None);
         self.interrupt_line = 0;
         self.command.guest = 0;
+        self.device_control.iter_mut().for_each(SharedControl::reset);
+        self.vpd.iter_mut().for_each(Vpd::reset);
         self.power.waiting = None;
 
         self.fault = None;
@@ -323,7 +342,16 @@ impl VfioFunction {
         })
     }
 
-    fn read_hardware(&mut self, offset: u16, bytes: &mut [u8]) {
+    /// A register of the device for the guest, which is counted when nobody is there.
+    pub(super) fn read_live(&mut self, offset: u16, bytes: &mut [u8]) {
+        self.read_hardware(offset, bytes);
+        // A register may well hold all ones; only then it is worth asking who is there.
+        if bytes.iter().all(|byte| *byte == 0xff) && !is_alive(&*self.backend) {
+            self.warnings.life.dead_read();
+        }
+    }
+
+    pub(super) fn read_hardware(&mut self, offset: u16, bytes: &mut [u8]) {
         let mut rest = bytes;
         for (at, len) in natural(offset, rest.len()) {
             let (piece, after) = rest.split_at_mut(len);
@@ -335,7 +363,7 @@ impl VfioFunction {
         }
     }
 
-    fn write_hardware(&mut self, offset: u16, bytes: &[u8]) {
+    pub(super) fn write_hardware(&mut self, offset: u16, bytes: &[u8]) {
         let mut rest = bytes;
         for (at, len) in natural(offset, rest.len()) {
             let (piece, after) = rest.split_at(len);
@@ -360,7 +388,7 @@ fn natural(offset: u16, len: usize) -> impl Iterator<Item = (u16, usize)> {
 }
 
 /// `value` with `bytes` written at a byte offset; what does not fit is dropped.
-fn splice(value: u16, offset: u16, bytes: &[u8]) -> u16 {
+pub(super) fn splice(value: u16, offset: u16, bytes: &[u8]) -> u16 {
     let mut word = value.to_le_bytes();
     for (to, from) in word.iter_mut().skip(offset.into()).zip(bytes) {
         *to = *from;

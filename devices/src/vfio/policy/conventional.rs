@@ -1,9 +1,9 @@
 //! The header and the capabilities in the first 256 bytes.
 
-use super::{Action, Landmarks, Presentation, Register, Rule};
+use super::{Action, Landmarks, Presentation, Register, Rule, unlisted};
 use crate::pci::{
     caps::{self, Capability, read16, read32},
-    regs::{self, af, capability, msi, msix, pcie, pm},
+    regs::{self, af, capability, msi, msix, pcie, pm, vpd},
 };
 
 pub(super) fn header_rules(config: &[u8], shown: &Presentation) -> Vec<Rule> {
@@ -23,7 +23,8 @@ pub(super) fn header_rules(config: &[u8], shown: &Presentation) -> Vec<Rule> {
         rule(regs::REVISION_ID, 4, Snapshot, "revision and class"),
         rule(regs::CACHE_LINE_SIZE, 2, Hardware, "cache line size, latency timer"),
         rule(regs::HEADER_TYPE, 1, Fix(header_type.into()), "the guest's slot, not the host's"),
-        rule(regs::BIST, 1, Hardware, "self test"),
+        // The device may be away for two seconds, for the host's port too.
+        rule(regs::BIST, 1, Fix(0), "no self test"),
         rule(regs::BAR0, bars, Ours(Register::Bars), "guest addresses"),
         rule(regs::CARDBUS_CIS, 4, Snapshot, "CardBus CIS"),
         id(regs::SUBSYSTEM_VENDOR_ID, shown.identity.subsystem_vendor, "subsystem vendor"),
@@ -43,10 +44,24 @@ pub(super) fn header_rules(config: &[u8], shown: &Presentation) -> Vec<Rule> {
 
 pub(super) fn capability_rules(
     config: &[u8],
+    host: &[u8],
     shown: &Presentation,
     landmarks: &mut Landmarks,
 ) -> Vec<Rule> {
-    let found = caps::capabilities(config);
+    let mut found = caps::capabilities(config);
+    let mut there = caps::capabilities(host);
+    let starts: Vec<u16> = found.iter().chain(&there).map(|found| found.offset).collect();
+    for found in found.iter_mut().chain(&mut there) {
+        found.len = caps::cut(found.offset, found.len, &starts);
+    }
+    let is_listed = |hidden: &&Capability| {
+        found.iter().any(|found| (found.id, found.offset) == (hidden.id, hidden.offset))
+    };
+    let mut rules: Vec<Rule> = there
+        .iter()
+        .filter(|there| !is_listed(there))
+        .map(|found| unlisted(found.offset, found.len))
+        .collect();
     let mut seen = Vec::new();
     let (kept, hidden): (Vec<Capability>, Vec<Capability>) = found.into_iter().partition(|found| {
         let again = seen.contains(&found.id);
@@ -55,12 +70,13 @@ pub(super) fn capability_rules(
             // A capability too short for its registers cannot be answered.
             capability::MSI => shown.msi && !again && found.len >= msi_size(config, *found),
             capability::MSIX => shown.msix && !again && found.len >= msix::SIZE,
-            capability::PM | capability::PCIE | capability::ADVANCED_FEATURES => !again,
+            capability::PM | capability::PCIE | capability::ADVANCED_FEATURES | capability::VPD => {
+                !again
+            }
             capability::ENHANCED_ALLOCATION => false,
             _ => true,
         }
     });
-    let mut rules = Vec::new();
     for found in hidden {
         let why = "capability that cannot be served";
         rules.push(Rule { at: found.offset, len: found.len, action: Action::Hide, why });
@@ -120,7 +136,24 @@ fn body_rules(
                 rule(msix::TABLE, 8, Snapshot, "MSI-X table and pending bits"),
             ]
         }
-        capability::VENDOR => vec![rule(2, 1, Snapshot, "length")],
+        capability::VENDOR => vec![
+            rule(2, 1, Snapshot, "length"),
+            // Drivers of network cards reach their firmware by these, and as often by bytes of no capability nearby.
+            Some(Rule {
+                at: found.offset + 3,
+                len: found.len.saturating_sub(3),
+                action: Hardware,
+                why: "the driver's own window into the device",
+            }),
+        ],
+        capability::VPD => {
+            let whole = found.len >= vpd::SIZE;
+            landmarks.vpd = landmarks.vpd.or(whole.then_some(found.offset));
+            let rest = found.len.saturating_sub(vpd::ADDRESS);
+            let why = "what is written outlives the guest, and the host's next start";
+            let action = if whole { Ours(Register::Vpd) } else { Action::ReadOnly };
+            vec![Some(Rule { at: found.offset + vpd::ADDRESS, len: rest, action, why })]
+        }
         capability::ADVANCED_FEATURES => {
             let features = byte(af::CAPABILITIES);
             let has_flr = features & af::CAPABILITIES_FLR != 0;
@@ -152,42 +185,65 @@ fn pcie_rules(
     shown: &Presentation,
     landmarks: &mut Landmarks,
 ) -> Vec<Rule> {
-    use Action::{Fix, Hardware, Ours, Snapshot};
+    use Action::{Fix, Ours, ReadOnly, Snapshot};
     let at = |register| found.offset + register;
-    let capabilities = read32(config, at(pcie::DEVICE_CAPABILITIES)).unwrap_or(0);
-    let has_flr = capabilities & pcie::DEVICE_CAPABILITIES_FLR != 0;
-    if has_flr && found.len >= pcie::DEVICE_CONTROL + 2 {
-        landmarks.device_control = landmarks.device_control.or(Some(at(pcie::DEVICE_CONTROL)));
-    }
-    // The kernel acts on the bit itself, so it is kept from it even where the guest is not shown the feature.
-    let control = if has_flr { Ours(Register::DeviceControl) } else { Hardware };
+    let has = |register: u16| register + 2 <= found.len;
+    let dword = |register| read32(config, at(register)).unwrap_or(0);
+    let word = |register| read16(config, at(register)).unwrap_or(0);
+    let capabilities = dword(pcie::DEVICE_CAPABILITIES);
     let hidden = if shown.reset { 0 } else { pcie::DEVICE_CAPABILITIES_FLR };
-    let flags = read16(config, at(pcie::CAPABILITIES)).unwrap_or(0);
+    if landmarks.device_control.is_none() && has(pcie::DEVICE_CONTROL) {
+        landmarks.device_control = Some(at(pcie::DEVICE_CONTROL));
+        // The kernel acts on the bit itself, so it is kept from it even where the guest is not shown the feature.
+        landmarks.flr = capabilities & pcie::DEVICE_CAPABILITIES_FLR != 0;
+        landmarks.device_control_2 =
+            has(pcie::DEVICE_CONTROL_2).then_some(at(pcie::DEVICE_CONTROL_2));
+    }
+    let flags = word(pcie::CAPABILITIES);
     let kind = (flags & pcie::CAPABILITIES_TYPE) >> pcie::CAPABILITIES_TYPE_SHIFT;
     let integrated = kind == pcie::TYPE_RC_ENDPOINT;
     let shown_flags =
         flags & !pcie::CAPABILITIES_TYPE | pcie::TYPE_ENDPOINT << pcie::CAPABILITIES_TYPE_SHIFT;
+    let capabilities_2 =
+        dword(pcie::DEVICE_CAPABILITIES_2) & !unavailable(word(pcie::DEVICE_CONTROL_2));
 
+    const LINK: &str = "the link's other end is the host's";
     let mut rules = vec![
         (pcie::CAPABILITIES, 2, Snapshot, "PCI Express capabilities"),
         (pcie::DEVICE_CAPABILITIES, 4, Fix(capabilities & !hidden), "FLR if VFIO has it"),
-        (pcie::DEVICE_CONTROL, 2, control, "a reset goes through VFIO"),
-        (pcie::DEVICE_STATUS, 2, Hardware, "device status"),
+        (
+            pcie::DEVICE_CONTROL,
+            2,
+            Ours(Register::DeviceControl),
+            "errors and ordering are the host's",
+        ),
+        (pcie::DEVICE_STATUS, 2, ReadOnly, "the host's error handler clears it"),
         (pcie::LINK_CAPABILITIES, 4, Snapshot, "link capabilities"),
-        (pcie::LINK_CONTROL, 4, Hardware, "link control and status"),
+        (pcie::LINK_CONTROL, 4, ReadOnly, LINK),
         // Slot and root registers: an endpoint has none.
         (pcie::SLOT_CAPABILITIES, 16, Snapshot, "slot and root registers"),
-        (pcie::DEVICE_CAPABILITIES_2, 4, Snapshot, "device capabilities 2"),
-        (pcie::DEVICE_CONTROL_2, 4, Hardware, "device control and status 2"),
+        (
+            pcie::DEVICE_CAPABILITIES_2,
+            4,
+            Fix(capabilities_2),
+            "what the host's port cannot, none can",
+        ),
+        (
+            pcie::DEVICE_CONTROL_2,
+            2,
+            Ours(Register::DeviceControl2),
+            "what the host's port cannot, none can",
+        ),
+        (pcie::DEVICE_CONTROL_2 + 2, 2, ReadOnly, "device status 2"),
         (pcie::LINK_CAPABILITIES_2, 4, Snapshot, "link capabilities 2"),
-        (pcie::LINK_CONTROL_2, 4, Hardware, "link control and status 2"),
+        (pcie::LINK_CONTROL_2, 4, ReadOnly, LINK),
         (pcie::SLOT_CAPABILITIES_2, 8, Snapshot, "slot registers 2"),
     ];
     if integrated {
         // Behind a root port there are no integrated endpoints; software expects a link.
         let why = "behind a root port";
         rules.push((pcie::CAPABILITIES, 2, Fix(shown_flags.into()), why));
-        if read32(config, at(pcie::LINK_CAPABILITIES)).unwrap_or(0) == 0 {
+        if dword(pcie::LINK_CAPABILITIES) == 0 {
             let link = 1 << pcie::LINK_CAPABILITIES_WIDTH_SHIFT | 1;
             rules.push((pcie::LINK_CAPABILITIES, 4, Fix(link), why));
             let status = 1 << pcie::LINK_STATUS_WIDTH_SHIFT | 1;
@@ -199,4 +255,17 @@ fn pcie_rules(
         .filter(|&(register, len, ..)| register + len <= found.len)
         .map(|(register, len, action, why)| Rule { at: at(register), len, action, why })
         .collect()
+}
+
+/// The features of device capabilities 2 that take the port above, and that the host has not turned on in device
+/// control 2: the guest cannot either.
+fn unavailable(control: u16) -> u32 {
+    [
+        (pcie::DEVICE_CONTROL_2_LTR, pcie::DEVICE_CAPABILITIES_2_LTR),
+        (pcie::DEVICE_CONTROL_2_TAGS_10, pcie::DEVICE_CAPABILITIES_2_TAGS_10_REQUESTER),
+        (pcie::DEVICE_CONTROL_2_OBFF, pcie::DEVICE_CAPABILITIES_2_OBFF),
+    ]
+    .into_iter()
+    .filter(|(enable, _)| control & enable == 0)
+    .fold(0, |all, (_, capability)| all | capability)
 }

@@ -1,3 +1,5 @@
+mod closed;
+
 use proptest::prelude::*;
 
 use super::{extended::HIDDEN_EXTENDED, *};
@@ -13,7 +15,14 @@ const ALL: Presentation = Presentation {
     msi: true,
     msix: true,
     reset: true,
+    raw_config: false,
+    atomics: false,
 };
+
+/// The table of a device of which VFIO shows everything.
+fn new(config: &[u8], shown: &Presentation) -> Policy {
+    Policy::new(config, config, shown)
+}
 
 /// A header with these capabilities (offset, bytes after the header), in list order.
 fn config(capabilities: &[(u8, u8, &[u8])], extended: &[(u16, u16, u16)]) -> Vec<u8> {
@@ -61,7 +70,7 @@ fn walk(policy: &Policy) -> Vec<u8> {
 
 #[test]
 fn header_has_an_owner_for_every_byte() {
-    let policy = Policy::new(&config(&[], &[]), &ALL);
+    let policy = new(&config(&[], &[]), &ALL);
     for (offset, expected) in [
         (regs::VENDOR_ID, Source::Constant),
         (regs::COMMAND + 1, Source::Ours(Register::Command)),
@@ -87,7 +96,7 @@ fn identity_multifunction_and_pin_are_shown_as_decided() {
         intx: false,
         ..ALL
     };
-    let policy = Policy::new(&config(&[], &[]), &shown);
+    let policy = new(&config(&[], &[]), &shown);
     assert_eq!(constant32(&policy, 0), 0xabcd_10de);
     assert_eq!(policy.constant(regs::SUBSYSTEM_ID), 1);
     assert_eq!(policy.constant(regs::HEADER_TYPE), 0x80);
@@ -98,12 +107,12 @@ fn identity_multifunction_and_pin_are_shown_as_decided() {
 fn host_multifunction_bit_does_not_leak() {
     let mut config = config(&[], &[]);
     config[usize::from(regs::HEADER_TYPE)] = 0x80;
-    assert_eq!(Policy::new(&config, &ALL).constant(regs::HEADER_TYPE), 0);
+    assert_eq!(new(&config, &ALL).constant(regs::HEADER_TYPE), 0);
 }
 
 #[test]
 fn access_is_cut_where_the_owner_changes() {
-    let policy = Policy::new(&config(&[], &[]), &ALL);
+    let policy = new(&config(&[], &[]), &ALL);
     let runs: Vec<_> = policy.runs(ConfigAccess::new(regs::COMMAND, 4).unwrap()).collect();
     assert_eq!(
         runs,
@@ -123,7 +132,7 @@ fn capabilities_that_cannot_be_served_leave_the_list() {
         (capability::PCIE, 0x80, &[2, 0]),
     ];
     let shown = Presentation { msi: false, ..ALL };
-    let policy = Policy::new(&config(&list, &[]), &shown);
+    let policy = new(&config(&list, &[]), &shown);
     assert_eq!(walk(&policy), [capability::PM, capability::PCIE]);
     assert_eq!(constant32(&policy, 0x60), 0);
     assert_eq!(policy.landmarks().msi, None);
@@ -132,7 +141,7 @@ fn capabilities_that_cannot_be_served_leave_the_list() {
 #[test]
 fn second_copy_of_an_owned_capability_is_hidden() {
     let list: [(u8, u8, &[u8]); 2] = [(capability::MSI, 0x50, &[]), (capability::MSI, 0x70, &[])];
-    let policy = Policy::new(&config(&list, &[]), &ALL);
+    let policy = new(&config(&list, &[]), &ALL);
     assert_eq!(walk(&policy), [capability::MSI]);
     assert_eq!(policy.landmarks().msi, Some(0x50));
 }
@@ -141,7 +150,7 @@ fn second_copy_of_an_owned_capability_is_hidden() {
 fn msi_cut_off_by_its_neighbour_is_hidden() {
     let list: [(u8, u8, &[u8]); 2] =
         [(capability::MSI, 0x50, &[0x80, 0]), (capability::VPD, 0x58, &[])];
-    assert_eq!(walk(&Policy::new(&config(&list, &[]), &ALL)), [capability::VPD]);
+    assert_eq!(walk(&new(&config(&list, &[]), &ALL)), [capability::VPD]);
 }
 
 #[test]
@@ -154,7 +163,7 @@ fn owned_registers_of_capabilities_are_found() {
         (capability::PCIE, 0x80, flr),
         (capability::ADVANCED_FEATURES, 0xc0, &[6, af::CAPABILITIES_FLR]),
     ];
-    let policy = Policy::new(&config(&list, &[]), &ALL);
+    let policy = new(&config(&list, &[]), &ALL);
     assert_eq!(
         policy.landmarks(),
         Landmarks {
@@ -162,6 +171,9 @@ fn owned_registers_of_capabilities_are_found() {
             msix: Some(0x60),
             power: Some(0x44),
             device_control: Some(0x88),
+            device_control_2: Some(0xa8),
+            flr: true,
+            vpd: None,
             advanced: Some(0xc4),
         }
     );
@@ -174,8 +186,10 @@ fn owned_registers_of_capabilities_are_found() {
         (0x64, Source::Constant),
         (0x84, Source::Constant),
         (0x88, Source::Ours(Register::DeviceControl)),
-        (0x8a, Source::Hardware),
-        (0x92, Source::Hardware),
+        (0x8a, Source::ReadOnly),
+        (0x92, Source::ReadOnly),
+        (0xa9, Source::Ours(Register::DeviceControl2)),
+        (0xaa, Source::ReadOnly),
         (0xc4, Source::Ours(Register::AdvancedFeatures)),
         (0xc5, Source::Hardware),
     ] {
@@ -184,32 +198,24 @@ fn owned_registers_of_capabilities_are_found() {
 }
 
 #[test]
-fn device_control_without_flr_passes() {
-    let list: [(u8, u8, &[u8]); 1] = [(capability::PCIE, 0x80, &[2, 0])];
-    let policy = Policy::new(&config(&list, &[]), &ALL);
-    assert_eq!(source(&policy, 0x88), Source::Hardware);
-    assert_eq!(policy.landmarks().device_control, None);
-}
-
-#[test]
 fn reset_that_vfio_lacks_is_not_shown_and_still_kept_from_the_kernel() {
     let list: [(u8, u8, &[u8]); 2] = [
         (capability::PCIE, 0x80, &[2, 0, 0x21, 0, 0, 0x10]),
         (capability::ADVANCED_FEATURES, 0xc0, &[6, 3]),
     ];
-    let policy = Policy::new(&config(&list, &[]), &Presentation { reset: false, ..ALL });
+    let policy = new(&config(&list, &[]), &Presentation { reset: false, ..ALL });
     assert_eq!(constant32(&policy, 0x84), 0x21);
     assert_eq!(policy.constant(0xc3), af::CAPABILITIES_TP);
     assert_eq!(source(&policy, 0x89), Source::Ours(Register::DeviceControl));
     assert_eq!(source(&policy, 0xc4), Source::Ours(Register::AdvancedFeatures));
-    let policy = Policy::new(&config(&list, &[]), &ALL);
+    let policy = new(&config(&list, &[]), &ALL);
     assert_eq!((constant32(&policy, 0x84), policy.constant(0xc3)), (0x1000_0021, 3));
 }
 
 #[test]
 fn integrated_endpoint_becomes_an_endpoint_with_a_link() {
     let list: [(u8, u8, &[u8]); 1] = [(capability::PCIE, 0x80, &[0x92, 0])];
-    let policy = Policy::new(&config(&list, &[]), &ALL);
+    let policy = new(&config(&list, &[]), &ALL);
     assert_eq!(constant32(&policy, 0x80) >> 16, 0x0002);
     assert_eq!(constant32(&policy, 0x8c), 0x11);
     assert_eq!(constant32(&policy, 0x90), 0x11_0000);
@@ -223,31 +229,31 @@ fn hidden_extended_capabilities_are_skipped_and_blank() {
         (0x200, extended::ARI, 0x300),
         (0x300, extended::SERIAL_NUMBER, 0),
     ];
-    let policy = Policy::new(&config(&[], &list), &ALL);
+    let policy = new(&config(&[], &list), &ALL);
     assert_eq!(constant32(&policy, 0x100), extended_header::new(extended::AER, 1, 0x300));
     assert_eq!(constant32(&policy, 0x300), extended_header::new(extended::SERIAL_NUMBER, 1, 0));
     assert_eq!((constant32(&policy, 0x150), constant32(&policy, 0x154)), (0, 0));
-    assert_eq!(source(&policy, 0x104), Source::Hardware);
+    assert_eq!(source(&policy, 0x104), Source::ReadOnly);
     assert_eq!(constant32(&policy, 0x304), 0x77);
 }
 
 #[test]
 fn hidden_head_becomes_a_null_capability_that_leads_on() {
     let list = [(0x100, extended::REBAR, 0x140), (0x140, extended::LTR, 0)];
-    let policy = Policy::new(&config(&[], &list), &ALL);
+    let policy = new(&config(&[], &list), &ALL);
     assert_eq!(constant32(&policy, 0x100), extended_header::new(extended::NULL, 1, 0x140));
     assert_eq!(constant32(&policy, 0x104), 0);
 }
 
 #[test]
 fn list_with_everything_hidden_is_empty() {
-    let policy = Policy::new(&config(&[], &[(0x100, extended::SRIOV, 0)]), &ALL);
+    let policy = new(&config(&[], &[(0x100, extended::SRIOV, 0)]), &ALL);
     assert_eq!(constant32(&policy, 0x100), 0);
 }
 
 #[test]
 fn space_that_the_device_lacks_reads_as_ones() {
-    let policy = Policy::new(&config(&[], &[])[..256], &ALL);
+    let policy = Policy::new(&config(&[], &[])[..256], &[], &ALL);
     assert_eq!(constant32(&policy, 0x100), u32::MAX);
     assert_eq!(constant32(&policy, 0xffc), u32::MAX);
 }
@@ -260,7 +266,7 @@ proptest! {
     ) {
         config[usize::from(regs::STATUS)] |= regs::STATUS_CAPABILITIES as u8;
         config[usize::from(regs::CAPABILITIES_POINTER)] = pointer;
-        let policy = Policy::new(&config, &ALL);
+        let policy = new(&config, &ALL);
         let image: Vec<u8> = (0..4096).map(|offset| policy.constant(offset)).collect();
         let mut at = policy.constant(regs::CAPABILITIES_POINTER);
         for _ in 0..regs::MAX_CAPABILITIES {

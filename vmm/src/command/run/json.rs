@@ -132,6 +132,7 @@ struct Device {
     numa_node: Option<u32>,
     shown_as: Option<String>,
     interrupts: String,
+    raw_config: bool,
     reset: Reset,
     bars: Vec<Bar>,
 }
@@ -316,6 +317,7 @@ fn device(draft: &Draft, names: &Names, port: &PortPlan, function: &FunctionPlan
         numa_node: host.and_then(|host| host.numa_node),
         shown_as: known.and_then(|(host, ids, _)| guest::shown_as((host.vendor, host.device), ids)),
         interrupts: of(dry_run::interrupts),
+        raw_config: draft.selection.extra(function.host).raw_config,
         reset: reset(known.map_or(&Way::None, |(.., way)| way)),
         bars: function.bars.iter().map(bar).collect(),
     }
