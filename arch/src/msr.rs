@@ -15,3 +15,71 @@ pub fn initial() -> Vec<kvm_msr_entry> {
         .map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() })
         .collect()
 }
+
+/// One vCPU's HWCR, the hardware configuration register of AMD CPUs (AMD APM 2, 3.2.10), where KVM leaves it to strait.
+///
+/// Linux finds a firmware bug in a CPU whose TSC never changes and whose HWCR does not say that the TSC counts at the
+/// frequency of P0. KVM knows that bit since Linux 6.7 only, and refuses it before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hwcr {
+    /// The bits that KVM acts on.
+    kvms: u64,
+}
+
+impl Hwcr {
+    /// The register's number.
+    pub const INDEX: u32 = 0xc001_0015;
+    /// TscFreqSel: the TSC counts at the frequency of P0. Read-only.
+    const TSC_FREQ_SEL: u64 = 1 << 24;
+    /// McStatusWrEn: software may write to the machine-check status registers.
+    const MC_STATUS_WR_EN: u64 = 1 << 18;
+    /// Settings of old CPUs' caches and of IGNNE, which KVM lets a guest write without effect: TlbCacheDis, FFDis,
+    /// IgnneEm.
+    const IGNORED: u64 = 1 << 3 | 1 << 6 | 1 << 8;
+
+    /// What the guest reads.
+    pub const fn read(self) -> u64 {
+        self.kvms | Self::TSC_FREQ_SEL
+    }
+
+    /// What the guest writes; `false`: with bits that do not exist here, a general-protection fault.
+    pub const fn write(&mut self, value: u64) -> bool {
+        let known = Self::IGNORED | Self::TSC_FREQ_SEL | Self::MC_STATUS_WR_EN;
+        if value & !known != 0 {
+            return false;
+        }
+        self.kvms = value & Self::MC_STATUS_WR_EN;
+        true
+    }
+
+    /// What KVM shall hold for it.
+    pub fn for_kvm(self) -> kvm_msr_entry {
+        kvm_msr_entry { index: Self::INDEX, data: self.kvms, ..Default::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hwcr_says_that_the_tsc_counts_at_p0_whatever_is_written() {
+        let mut hwcr = Hwcr::default();
+        assert_eq!(hwcr.read(), 1 << 24);
+        for value in [0, 1 << 24, 1 << 6 | 1 << 8] {
+            assert!(hwcr.write(value), "{value:#x}");
+            assert_eq!((hwcr.read(), hwcr.for_kvm().data), (1 << 24, 0));
+        }
+    }
+
+    #[test]
+    fn hwcr_hands_kvm_its_bit_and_refuses_what_nobody_has() {
+        let mut hwcr = Hwcr::default();
+        assert!(hwcr.write(1 << 18));
+        assert_eq!((hwcr.read(), hwcr.for_kvm().data), (1 << 24 | 1 << 18, 1 << 18));
+        for value in [1, 1 << 25, 1 << 30, u64::MAX] {
+            assert!(!hwcr.write(value), "{value:#x}");
+        }
+        assert_eq!(hwcr.read(), 1 << 24 | 1 << 18, "a refused write changes nothing");
+    }
+}

@@ -11,7 +11,7 @@ use kvm_bindings::CpuId;
 use strait_arch::{
     acpi::AcpiMachine,
     boot,
-    cpuid::{CpuidSpec, KVM_APIC_KHZ, apic_id, guest_cpuid},
+    cpuid::{CpuidSpec, KVM_APIC_KHZ, apic_id, guest_cpuid, is_amd},
     layout,
     plan::{Plan, PlanRequest, PortRequest},
 };
@@ -55,6 +55,7 @@ use crate::{
     phases,
     pinning::{Gate, Pinning},
     report,
+    tsc::Told,
     vcpu::Vcpu,
     vm::{Host, Memslots, NewVm, Vm},
 };
@@ -69,8 +70,10 @@ struct Prepared {
 fn prepare(binder: &Binder, config: &RunConfig) -> Result<Prepared, Failure> {
     let sysroot = binder.sysroot();
     let Kernel { path, initramfs, cmdline, boot: mode } = &config.kernel;
-    boot::check(path, initramfs.as_deref(), cmdline, *mode, config.memory.size)
-        .map_err(|error| error.into_failure())?;
+    let told = Told::of(sysroot, config);
+    let longest = told.longest_cmdline(cmdline);
+    boot::check(path, initramfs.as_deref(), &longest, *mode, config.memory.size)
+        .map_err(|error| told.blamed(error))?;
     let (candidates, owned) = binding::owned(binder, config, || check_memory(sysroot, config))?;
     let pretend = matches!(&owned, Owned::Planned(planned) if !planned.take.is_empty());
     let selection = Selection::of(sysroot, candidates, pretend)?;
@@ -339,11 +342,17 @@ fn build(
         vm.idle_natively(config.cpu.count.get().into(), cpus)?;
     }
     let vcpus = vcpus(config, &host, &vm, &supported)?;
+    let mut loaded = loading.finish()?;
+    let mut kernel = config.kernel.clone();
+    if let Some(khz) = vcpus.first().and_then(Vcpu::tsc_khz) {
+        kernel.cmdline = Told::of(&Sysroot::host(), config).cmdline(&kernel.cmdline, Some(khz));
+        loaded.set_cmdline(ram.memory(), &kernel.cmdline).map_err(|error| error.into_failure())?;
+    }
     Ok(Machine {
         image: Image {
             plan,
             apic_ids: apic_ids(config),
-            kernel: config.kernel.clone(),
+            kernel,
             // A guest that sees KVM has kvm-clock. One that does not runs on its TSC and needs something to check it
             // against: with nothing better Linux takes its own tick, and then distrusts the TSC.
             pm_timer: config.cpu.hide != Hide::No,
@@ -351,7 +360,7 @@ fn build(
             power_on: vcpus.first().map(Vcpu::power_on_sregs).unwrap_or_default(),
         },
         vcpus,
-        loaded: loading.finish()?,
+        loaded,
         pinning,
         behind,
         raw_terminal: config.serial == Serial::Stdio,
@@ -468,6 +477,9 @@ fn vcpus(
     let tsc_invariant = cpu::tsc_is_vouched_for(&Sysroot::host())?;
     let cpu = &config.cpu;
     host.check_vcpus(usize::from(cpu.count.get()))?;
+    if is_amd(supported.as_slice()) {
+        vm.answer_hwcr();
+    }
     let hidden = cpu.hide != Hide::No;
     apic_ids(config)
         .into_iter()

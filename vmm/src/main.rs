@@ -23,6 +23,7 @@ mod phases;
 mod pinning;
 mod report;
 mod resident;
+mod tsc;
 mod vcpu;
 mod vm;
 

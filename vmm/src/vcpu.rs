@@ -8,7 +8,7 @@ use kvm_bindings::{
     kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
-use strait_arch::regs;
+use strait_arch::{msr::Hwcr, regs};
 use strait_devices::bus::Bus;
 use strait_resources::{codes, failure::Failure};
 use vm_memory::{Bytes, GuestAddress};
@@ -34,6 +34,8 @@ pub(crate) struct Vcpu {
     index: usize,
     fd: VcpuFd,
     power_on: PowerOn,
+    tsc_khz: Option<u32>,
+    hwcr: Hwcr,
 }
 
 /// Everything a reset puts back.
@@ -77,7 +79,12 @@ impl Vcpu {
         regs::set_local_interrupts(&mut lapic);
         fd.set_lapic(&lapic).map_err(kvm_failure("KVM_SET_LAPIC"))?;
         let power_on = PowerOn::read(&fd, lapic, msr_indices)?;
-        Ok(Self { index, fd, power_on })
+        Ok(Self { index, fd, power_on, tsc_khz, hwcr: Hwcr::default() })
+    }
+
+    /// How fast its TSC runs, in kHz, where KVM tells.
+    pub(crate) const fn tsc_khz(&self) -> Option<u32> {
+        self.tsc_khz
     }
 
     /// KVM's state after power-on: what a boot protocol's register state starts from.
@@ -112,6 +119,7 @@ impl Vcpu {
                 Next::Run => {}
                 Next::Stop => return Ok(()),
                 Next::Reset => {
+                    self.hwcr = Hwcr::default();
                     self.power_on.write(&self.fd)?;
                     if let Some(boot) = &parts.boot {
                         self.enter_at(boot)?;
@@ -140,6 +148,16 @@ impl Vcpu {
                     parts.bus.pio_write(port, data);
                     continue;
                 }
+                // Registers that KVM leaves to strait: `Vm::answer_hwcr`.
+                Ok(VcpuExit::X86Rdmsr(read)) if read.index == Hwcr::INDEX => {
+                    *read.data = self.hwcr.read();
+                    continue;
+                }
+                Ok(VcpuExit::X86Wrmsr(write)) if write.index == Hwcr::INDEX => {
+                    *write.error = u8::from(!self.hwcr.write(write.data));
+                    self.give_kvm_its_hwcr();
+                    continue;
+                }
                 Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => continue,
                 Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => continue,
                 Ok(VcpuExit::Shutdown) => End::TripleFault,
@@ -160,6 +178,13 @@ impl Vcpu {
                 Err(error) => End::Error(io::Error::from_raw_os_error(error.errno())),
             };
             return Err(self.describe(end, &parts.ram));
+        }
+    }
+
+    fn give_kvm_its_hwcr(&self) {
+        let Ok(msrs) = Msrs::from_entries(&[self.hwcr.for_kvm()]) else { return };
+        if let Err(error) = self.fd.set_msrs(&msrs) {
+            log::debug!("KVM does not take the guest's HWCR: {error}");
         }
     }
 

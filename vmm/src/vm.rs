@@ -11,13 +11,14 @@ use std::{
 };
 
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES,
-    KVM_PIT_SPEAKER_DUMMY, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_PAUSE,
-    kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_enable_cap, kvm_irqchip,
-    kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_CAP_X86_DISABLE_EXITS, KVM_CAP_X86_USER_SPACE_MSR,
+    KVM_MAX_CPUID_ENTRIES, KVM_MSR_EXIT_REASON_FILTER, KVM_PIT_SPEAKER_DUMMY,
+    KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_PAUSE, kvm_create_device,
+    kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
+    kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, Kvm, VmFd};
-use strait_arch::{cpuid, layout};
+use kvm_ioctls::{Cap, Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
+use strait_arch::{cpuid, layout, msr::Hwcr};
 use strait_devices::{
     pci::function::DirectArea,
     ports::{GuestMapper, GuestMapping, HostMemory},
@@ -148,6 +149,13 @@ impl Host {
         leaf.map_or(36, |entry| entry.eax as u8)
     }
 
+    /// How fast the TSC of a guest runs here, in kHz, as `KVM_GET_TSC_KHZ` tells it: that takes a vCPU, so one is made
+    /// and thrown away.
+    pub(crate) fn tsc_khz(&self) -> Option<u32> {
+        let vm = self.kvm.create_vm().ok()?;
+        vm.create_vcpu(0).ok()?.get_tsc_khz().ok().filter(|khz| *khz != 0)
+    }
+
     /// Does KVM emulate the APIC's TSC-deadline timer?
     pub(crate) fn has_tsc_deadline(&self) -> bool {
         self.kvm.check_extension(Cap::TscDeadlineTimer)
@@ -204,6 +212,32 @@ impl Vm {
         let mut cap = kvm_enable_cap { cap: KVM_CAP_X86_DISABLE_EXITS, ..Default::default() };
         cap.args[0] = (known & wanted).into();
         self.fd.enable_cap(&cap).map_err(kvm_failure("KVM_CAP_X86_DISABLE_EXITS"))
+    }
+
+    /// From now on an AMD guest's accesses to HWCR leave KVM, a few a boot, and the vCPU answers them: KVM itself lets
+    /// the register say that the TSC counts at the frequency of P0 only since Linux 6.7. Before Linux 5.10 KVM cannot
+    /// do this either, and the guest's kernel finds a firmware bug, which changes nothing else.
+    pub(crate) fn answer_hwcr(&self) {
+        let capabilities = [Cap::X86UserSpaceMsr, Cap::X86MsrFilter];
+        if !capabilities.into_iter().all(|cap| self.fd.check_extension(cap)) {
+            return log::info!("this host's KVM leaves no register to strait: HWCR is KVM's");
+        }
+        let mut cap = kvm_enable_cap { cap: KVM_CAP_X86_USER_SPACE_MSR, ..Default::default() };
+        cap.args[0] = KVM_MSR_EXIT_REASON_FILTER.into();
+        let range = MsrFilterRange {
+            flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
+            base: Hwcr::INDEX,
+            msr_count: 1,
+            // KVM reads whole words of a bitmap. A 0 is a register that leaves KVM.
+            bitmap: &[0; 8],
+        };
+        let filtered = self
+            .fd
+            .enable_cap(&cap)
+            .and_then(|()| self.fd.set_msr_filter(MsrFilterDefaultAction::ALLOW, &[range]));
+        if let Err(error) = filtered {
+            log::info!("HWCR is KVM's: {error}");
+        }
     }
 
     /// The file that vCPUs and interrupts are made from.

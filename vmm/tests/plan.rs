@@ -197,3 +197,45 @@ fn p1_chosen_reset_is_shown_before_the_start_and_one_that_is_not_there_is_refuse
     assert_eq!(status, 7, "{told}");
     assert!(told.starts_with("error[E1404]: 0000:3b:00.0 cannot be reset by pm\n"), "{told}");
 }
+
+#[test]
+fn hidden_guest_is_shown_with_the_frequency_that_it_is_told() {
+    let of = |vendor: &str, words: &[&str]| {
+        let tree = host();
+        let info = tree.sysroot().read("/proc/cpuinfo").unwrap().replace("GenuineIntel", vendor);
+        tree.file("/proc/cpuinfo", info);
+        let hidden = [&["--cpu", "hide=kvm", "--cmdline", "quiet -- init"], words].concat();
+        dry_run(&tree, &hidden)
+    };
+    let (status, text, told) = of("AuthenticAMD", &["--json"]);
+    assert_eq!(status, 0, "{told}");
+    let kernel = &serde_json::from_str::<Value>(&text).unwrap()["kernel"];
+    assert_eq!(kernel["cmdline"], "tsc_early_khz=? quiet -- init");
+    assert_eq!(kernel["tsc"], "cmdline");
+    let (_, text, told) = of("AuthenticAMD", &[]);
+    assert!(text.contains("tsc_early_khz=? quiet -- init"), "{text}");
+    assert!(told.contains("strait adds tsc_early_khz= to its command line"), "{told}");
+
+    let (_, text, _) = of("GenuineIntel", &["--json"]);
+    let kernel = &serde_json::from_str::<Value>(&text).unwrap()["kernel"];
+    assert_eq!((&kernel["cmdline"], &kernel["tsc"]), (&json!("quiet -- init"), &json!("cpuid")));
+}
+
+#[test]
+fn word_that_strait_adds_counts_in_the_limit_of_the_command_line() {
+    let tree = host();
+    tree.file("/proc/cpuinfo", "vendor_id\t: AuthenticAMD\nflags\t: lm svm\n\n");
+    let most = (64 << 10) - 1;
+    let told = |len: usize| {
+        let (line, hide) = ("q".repeat(len), ["--cpu", "hide=all", "--cmdline"]);
+        dry_run(&tree, &[&hide[..], &[&line]].concat())
+    };
+    let room = "tsc_early_khz=4294967295 ".len();
+    assert_eq!(told(most - room).0, 0);
+    let (status, _, said) = told(most - room + 1);
+    assert_eq!((status, said.contains("E2105")), (2, true), "{said}");
+    assert!(
+        said.contains("tsc_early_khz="),
+        "the message names the word that the user did not write: {said}"
+    );
+}

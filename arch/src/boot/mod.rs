@@ -4,6 +4,7 @@
 //! protocol. A bzImage is unwrapped to the vmlinux inside: the monitor decompresses faster than a guest that
 //! sees each of its pages for the first time. Documentation/arch/x86/boot.rst; xen/include/public/arch-x86/hvm/start_info.h.
 
+mod cmdline;
 mod elf;
 mod failure;
 mod protocol;
@@ -22,6 +23,7 @@ use linux_loader::loader::{
 use strait_resources::range::{AddressRange, align_down, align_up};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, ReadVolatile};
 
+pub use self::cmdline::{telling_any_tsc, telling_some_tsc, telling_tsc, tells_tsc};
 use self::sparse::Sparse;
 use crate::{layout, plan::Plan};
 
@@ -290,16 +292,31 @@ pub fn load(memory: &GuestMemoryMmap, request: &BootRequest<'_>) -> Result<Loade
     let initramfs = request.initramfs.map(Initramfs::open).transpose()?;
     let kernel = load_kernel(memory, request, low)?;
     let initramfs = initramfs.map(|initramfs| initramfs.load(memory, &kernel, low)).transpose()?;
-    let (len, limit) = (request.cmdline.len(), kernel.limits.cmdline);
-    if len > limit {
-        return Err(BootError::CmdlineTooLong { len, limit });
-    }
-    let terminated = [request.cmdline.as_bytes(), &[0]].concat();
-    memory.write_slice(&terminated, GuestAddress(layout::CMDLINE)).map_err(written)?;
-    Ok(Loaded { kernel, initramfs, cmdline: len as u32 })
+    let mut loaded = Loaded { kernel, initramfs, cmdline: 0 };
+    loaded.set_cmdline(memory, request.cmdline)?;
+    Ok(loaded)
 }
 
 impl Loaded {
+    /// Writes the command line, in the place of an earlier one.
+    ///
+    /// # Errors
+    /// When it is longer than the kernel takes, or RAM that is not there.
+    pub fn set_cmdline(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        cmdline: &str,
+    ) -> Result<(), BootError> {
+        let (len, limit) = (cmdline.len(), self.kernel.limits.cmdline);
+        if len > limit {
+            return Err(BootError::CmdlineTooLong { len, limit });
+        }
+        let terminated = [cmdline.as_bytes(), &[0]].concat();
+        memory.write_slice(&terminated, GuestAddress(layout::CMDLINE)).map_err(written)?;
+        self.cmdline = len as u32;
+        Ok(())
+    }
+
     /// Writes what the kernel is told when it is entered; says where that is. `rsdp`: guest-physical address of the ACPI
     /// root pointer.
     ///

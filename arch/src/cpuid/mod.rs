@@ -88,6 +88,11 @@ pub fn guest_cpuid(supported: &[kvm_cpuid_entry2], spec: &CpuidSpec) -> Vec<kvm_
     leaves.0
 }
 
+/// Is this the list of an AMD CPU, or of one that takes after it?
+pub fn is_amd(supported: &[kvm_cpuid_entry2]) -> bool {
+    Leaves(supported.to_vec()).vendor() == Vendor::Amd
+}
+
 const TSC_DEADLINE: u32 = 1 << 24;
 const PERFMON_CAPABILITIES: u32 = 1 << 15;
 const AMD_EXTENDED_COUNTERS: u32 = 1 << 23;

@@ -24,6 +24,7 @@ use crate::{
     config::{Cpu, Hide, Idle, Pages, Pin, RunConfig, Serial},
     inspect::guest,
     report::{Refusal, dry_run},
+    tsc::{self, Told},
 };
 
 const SCHEMA: &str = "strait.plan/1";
@@ -51,6 +52,7 @@ struct Kernel {
     path: String,
     initramfs: Option<String>,
     cmdline: String,
+    tsc: Option<&'static str>,
     boot: &'static str,
 }
 
@@ -211,7 +213,7 @@ pub(crate) fn answer(
     Ok(Answer {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION"),
-        kernel: kernel(config),
+        kernel: kernel(sysroot, config),
         cpus: cpus(&config.cpu),
         memory: memory(config),
         serial_port: match &config.serial {
@@ -240,12 +242,18 @@ pub(crate) fn answer(
     })
 }
 
-fn kernel(config: &RunConfig) -> Kernel {
-    let kernel = &config.kernel;
+fn kernel(sysroot: &Sysroot, config: &RunConfig) -> Kernel {
+    let (shown, told) = tsc::shown(sysroot, config);
+    let kernel = &shown.kernel;
     Kernel {
         path: kernel.path.display().to_string(),
         initramfs: kernel.initramfs.as_ref().map(|path| path.display().to_string()),
         cmdline: kernel.cmdline.clone(),
+        tsc: match told {
+            Told::Nothing => None,
+            Told::Cpuid => Some("cpuid"),
+            Told::Word => Some("cmdline"),
+        },
         boot: match kernel.boot {
             BootMode::Auto => "auto",
             BootMode::Pvh => "pvh",
