@@ -108,8 +108,7 @@ const UNTIL_READ: &[&str] = &["trace", "until", "LAB mark=first-read"];
 
 /// Every case.
 pub(crate) fn all() -> Vec<Case> {
-    let hidden =
-        || disk(512).cmdline("tsc_early_khz=$TSC_KHZ").flags("--cpu hide=kvm").qemu_cpu(",kvm=off");
+    let hidden = || disk(512).flags("--cpu hide=kvm").qemu_cpu(",kvm=off");
     vec![
         Case::new("tiny", HostKind::Main, Vm::new("a", "").memory_mib(64)).tiny(),
         Case::new("nvme512", HostKind::Main, disk(512))

@@ -1,8 +1,6 @@
 # Words for L1 scripts. J is where a job's results go; S is the share with L0.
 J=/run/lab/job
 PCI=/sys/bus/pci/devices
-# What this host's kernel found out about its TSC.
-TSC_KHZ=$(awk '/^cpu MHz/ { printf "%d", $4 * 1000; exit }' /proc/cpuinfo)
 
 # bind BDF...: give functions to vfio-pci, as a careful administrator would.
 bind() {

@@ -74,7 +74,6 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         .vm(Vm::new("a", "nvme-reads,0,2000")
             .device("nvme0")
             .modules(&["nvme"])
-            .cmdline("tsc_early_khz=$TSC_KHZ")
             .flags("--cpu hide=kvm")
             .qemu_cpu(",kvm=off"))
         .script(EXITS_SCRIPT)
