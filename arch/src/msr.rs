@@ -8,10 +8,14 @@ const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
 /// page tables of whoever maps it; a range that is uncached here could never be write-combined.
 const MTRR_DEF_TYPE: (u32, u64) = (0x2ff, 1 << 11 | 6);
 
-/// What each vCPU starts with.
-pub fn initial() -> Vec<kvm_msr_entry> {
+/// `IA32_FEATURE_CONTROL` (Intel SDM 3, 24.7) as firmware locks it: VMXON outside of SMX.
+const FEATURE_CONTROL: (u32, u64) = (0x3a, 1 | 1 << 2);
+
+/// What each vCPU starts with. `vmx`: it has Intel's virtualization.
+pub fn initial(vmx: bool) -> Vec<kvm_msr_entry> {
     [MISC_ENABLE, MTRR_DEF_TYPE]
         .into_iter()
+        .chain(vmx.then_some(FEATURE_CONTROL))
         .map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() })
         .collect()
 }

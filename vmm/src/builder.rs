@@ -11,7 +11,7 @@ use kvm_bindings::CpuId;
 use strait_arch::{
     acpi::AcpiMachine,
     boot,
-    cpuid::{CpuidSpec, KVM_APIC_KHZ, apic_id, guest_cpuid, is_amd},
+    cpuid::{CpuidSpec, KVM_APIC_KHZ, apic_id, can_nest, guest_cpuid, is_amd},
     layout,
     plan::{Plan, PlanRequest, PortRequest},
 };
@@ -79,6 +79,7 @@ fn prepare(binder: &Binder, config: &RunConfig) -> Result<Prepared, Failure> {
     let selection = Selection::of(sysroot, candidates, pretend)?;
     let plan = dry_plan(sysroot, config, &selection)?;
     check_acpi(config, &plan)?;
+    check_cpu(sysroot, config)?;
     Ok(Prepared { selection, plan, owned })
 }
 
@@ -174,6 +175,17 @@ fn plan_request(
         mmio32: config.mmio32,
         mmio64: config.mmio64,
     }
+}
+
+/// Can the guest's CPU have what is asked for? Known before a device is touched, as far as KVM's modules tell.
+pub(crate) fn check_cpu(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Failure> {
+    if config.cpu.nested {
+        check::nested(sysroot)?;
+    }
+    if config.cpu.pmu {
+        check::pmu(sysroot)?;
+    }
+    Ok(())
 }
 
 /// Is there enough memory, and may it be locked? Known before a device is touched.
@@ -480,6 +492,13 @@ fn vcpus(
     if is_amd(supported.as_slice()) {
         vm.answer_hwcr();
     }
+    if cpu.nested && !can_nest(supported.as_slice()) {
+        let cause = "--cpu nested=on: this host's KVM gives guests no virtualization of their own";
+        return Err(Failure::new(&codes::E1005, cause, "leave nested=on out"));
+    }
+    if !cpu.pmu {
+        vm.give_no_counters();
+    }
     let hidden = cpu.hide != Hide::No;
     apic_ids(config)
         .into_iter()
@@ -497,7 +516,8 @@ fn vcpus(
                     tsc_invariant,
                     apic_khz: KVM_APIC_KHZ,
                     tsc_deadline: host.has_tsc_deadline(),
-                    pmu: true,
+                    pmu: cpu.pmu,
+                    nested: cpu.nested,
                 };
                 CpuId::from_entries(&guest_cpuid(supported.as_slice(), &spec)).map_err(|error| {
                     internal("building CPUID")(io::Error::other(format!("{error:?}")))

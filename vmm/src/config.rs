@@ -90,6 +90,10 @@ pub(crate) struct Cpu {
     pub(crate) hv_vendor: Option<[u8; 12]>,
     /// Who waits when a vCPU has nothing to do.
     pub(crate) idle: Idle,
+    /// May the guest have virtual machines of its own?
+    pub(crate) nested: bool,
+    /// Does the guest get performance counters?
+    pub(crate) pmu: bool,
 }
 
 /// Who waits when a vCPU has nothing to do.

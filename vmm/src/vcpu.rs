@@ -69,8 +69,10 @@ impl Vcpu {
             enforce_cpuid(&fd);
         }
         let tsc_khz = fd.get_tsc_khz().ok().filter(|khz| *khz != 0);
-        fd.set_cpuid2(&cpuid(tsc_khz)?).map_err(kvm_failure("KVM_SET_CPUID2"))?;
-        let initial_msrs = &strait_arch::msr::initial();
+        let cpuid = cpuid(tsc_khz)?;
+        fd.set_cpuid2(&cpuid).map_err(kvm_failure("KVM_SET_CPUID2"))?;
+        let vmx = strait_arch::cpuid::has_vmx(cpuid.as_slice());
+        let initial_msrs = &strait_arch::msr::initial(vmx);
         let msrs = Msrs::from_entries(initial_msrs).map_err(|e| {
             Failure::new(&codes::E9001, format!("too many MSRs: {e:?}"), "report this")
         })?;

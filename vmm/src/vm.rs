@@ -11,11 +11,11 @@ use std::{
 };
 
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_CAP_X86_DISABLE_EXITS, KVM_CAP_X86_USER_SPACE_MSR,
-    KVM_MAX_CPUID_ENTRIES, KVM_MSR_EXIT_REASON_FILTER, KVM_PIT_SPEAKER_DUMMY,
-    KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_PAUSE, kvm_create_device,
-    kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
-    kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_CAP_PMU_CAPABILITY, KVM_CAP_X86_DISABLE_EXITS,
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_MAX_CPUID_ENTRIES, KVM_MSR_EXIT_REASON_FILTER,
+    KVM_PIT_SPEAKER_DUMMY, KVM_PMU_CAP_DISABLE, KVM_X86_DISABLE_EXITS_HLT,
+    KVM_X86_DISABLE_EXITS_PAUSE, kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO,
+    kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 use strait_arch::{cpuid, layout, msr::Hwcr};
@@ -237,6 +237,20 @@ impl Vm {
             .and_then(|()| self.fd.set_msr_filter(MsrFilterDefaultAction::ALLOW, &[range]));
         if let Err(error) = filtered {
             log::info!("HWCR is KVM's: {error}");
+        }
+    }
+
+    /// Takes the performance counters away from every vCPU that is made later, their MSRs too: CPUID alone does not on
+    /// AMD hosts, whose old counters need no bit. Before Linux 5.18 KVM cannot; then CPUID must do.
+    pub(crate) fn give_no_counters(&self) {
+        let known = self.fd.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into());
+        if u32::try_from(known).unwrap_or(0) & KVM_PMU_CAP_DISABLE == 0 {
+            return log::debug!("KVM cannot take performance counters away from a guest");
+        }
+        let mut cap = kvm_enable_cap { cap: KVM_CAP_PMU_CAPABILITY, ..Default::default() };
+        cap.args[0] = KVM_PMU_CAP_DISABLE.into();
+        if let Err(error) = self.fd.enable_cap(&cap) {
+            log::info!("the guest may reach performance counters: {error}");
         }
     }
 

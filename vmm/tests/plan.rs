@@ -239,3 +239,28 @@ fn word_that_strait_adds_counts_in_the_limit_of_the_command_line() {
         "the message names the word that the user did not write: {said}"
     );
 }
+
+#[test]
+fn what_a_guests_cpu_has_only_when_asked_for_is_shown_and_refused_before_anything_else() {
+    let tree = host();
+    let cpus = |words: &[&str]| {
+        let (status, text, told) = dry_run(&tree, &[words, &["--json"]].concat());
+        assert_eq!(status, 0, "{told}");
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        (answer["cpus"]["nested"].clone(), answer["cpus"]["pmu"].clone())
+    };
+    assert_eq!(cpus(&[]), (json!(false), json!(false)));
+    assert_eq!(cpus(&["--cpu", "nested=on,pmu=on"]), (json!(true), json!(true)));
+    let (_, text, _) = dry_run(&tree, &["--cpu", "nested=on,pmu=on"]);
+    assert!(text.contains(", nested virtualization, performance counters"), "{text}");
+
+    tree.file("/sys/module/kvm_intel/parameters/nested", "N\n");
+    tree.file("/sys/module/kvm/parameters/enable_pmu", "N\n");
+    for (words, says) in [("nested=on", "modprobe kvm_intel nested=1"), ("pmu=on", "enable_pmu=1")]
+    {
+        let (status, _, told) = dry_run(&tree, &["--cpu", words]);
+        assert_eq!((status, told.contains("error[E1005]")), (3, true), "{told}");
+        assert!(told.contains(says), "{told}");
+    }
+    assert_eq!(dry_run(&tree, &[]).0, 0);
+}

@@ -53,6 +53,8 @@ pub struct CpuidSpec {
     pub tsc_deadline: bool,
     /// Does the guest get performance counters?
     pub pmu: bool,
+    /// May the guest have virtual machines of its own (VMX, SVM)?
+    pub nested: bool,
 }
 
 /// KVM's APIC timer frequency.
@@ -94,28 +96,80 @@ pub fn is_amd(supported: &[kvm_cpuid_entry2]) -> bool {
 }
 
 const TSC_DEADLINE: u32 = 1 << 24;
-const PERFMON_CAPABILITIES: u32 = 1 << 15;
-const AMD_EXTENDED_COUNTERS: u32 = 1 << 23;
+/// Leaf 1, ECX: 64-bit debug store, and the MSR of what the counters can.
+const PERFMON_ECX: u32 = 1 << 2 | 1 << 15;
+/// Leaf 1, EDX: debug store, where events are recorded.
+const DEBUG_STORE: u32 = 1 << 21;
+/// Leaf 7, EDX: architectural last branch records.
+const ARCH_LBR: u32 = 1 << 19;
+/// Leaf 0x80000001, ECX: instruction-based sampling, and counters of core, northbridge and last-level cache.
+const AMD_COUNTERS: u32 = 1 << 10 | 1 << 23 | 1 << 24 | 1 << 28;
+/// Leaves about counters, of Intel: counters, last branch records, counters again; of AMD: sampling, counters. All zeros
+/// is "none".
+const PMU_LEAVES: [u32; 5] = [0xa, 0x1c, 0x23, 0x8000_001b, 0x8000_0022];
+/// Leaf 1, ECX.
+const VMX: u32 = 1 << 5;
+/// Leaf 0x80000001, ECX: SVM, and SKINIT, which begins a measured start of a hypervisor.
+const SVM: u32 = 1 << 2;
+const SKINIT: u32 = 1 << 12;
+/// What SVM can.
+const SVM_LEAF: u32 = 0x8000_000a;
 
 fn features(leaves: &mut Leaves, spec: &CpuidSpec) {
     if let Some(leaf) = leaves.get(0x1, 0) {
         set_bit(&mut leaf.ecx, TSC_DEADLINE, spec.tsc_deadline);
-        if !spec.pmu {
-            leaf.ecx &= !PERFMON_CAPABILITIES;
-        }
     }
-    if spec.pmu {
-        return;
+    if !spec.pmu {
+        no_counters(leaves);
     }
-    // Architectural counters of Intel, then AMD's: a zero version is "none".
-    for function in [0xa, 0x8000_0022] {
-        if let Some(leaf) = leaves.get(function, 0) {
-            (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, 0);
-        }
+    if !spec.nested {
+        not_nested(leaves);
+    }
+}
+
+fn no_counters(leaves: &mut Leaves) {
+    if let Some(leaf) = leaves.get(0x1, 0) {
+        leaf.ecx &= !PERFMON_ECX;
+        leaf.edx &= !DEBUG_STORE;
+    }
+    if let Some(leaf) = leaves.get(0x7, 0) {
+        leaf.edx &= !ARCH_LBR;
     }
     if let Some(leaf) = leaves.get(0x8000_0001, 0) {
-        leaf.ecx &= !AMD_EXTENDED_COUNTERS;
+        leaf.ecx &= !AMD_COUNTERS;
     }
+    for function in PMU_LEAVES {
+        leaves.of(function).for_each(clear);
+    }
+}
+
+/// KVM refuses a guest the registers of an extension that its CPUID does not have: VMXON, EFER.SVME and their MSRs.
+fn not_nested(leaves: &mut Leaves) {
+    if let Some(leaf) = leaves.get(0x1, 0) {
+        leaf.ecx &= !VMX;
+    }
+    if let Some(leaf) = leaves.get(0x8000_0001, 0) {
+        leaf.ecx &= !(SVM | SKINIT);
+    }
+    leaves.of(SVM_LEAF).for_each(clear);
+}
+
+fn clear(leaf: &mut kvm_cpuid_entry2) {
+    (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, 0);
+}
+
+/// Can a guest have virtual machines of its own by this list?
+pub fn can_nest(list: &[kvm_cpuid_entry2]) -> bool {
+    has_vmx(list) || has(list, 0x8000_0001, SVM)
+}
+
+/// Has a guest Intel's virtualization by this list?
+pub fn has_vmx(list: &[kvm_cpuid_entry2]) -> bool {
+    has(list, 0x1, VMX)
+}
+
+fn has(list: &[kvm_cpuid_entry2], function: u32, ecx: u32) -> bool {
+    list.iter().any(|leaf| leaf.function == function && leaf.ecx & ecx != 0)
 }
 
 /// 0x80000008: EAX[7:0] are the physical-address bits, [23:16] how many of them a guest can map. Real CPUs have 0 in the
@@ -209,6 +263,7 @@ mod tests {
             apic_khz: KVM_APIC_KHZ,
             tsc_deadline: true,
             pmu: true,
+            nested: true,
         }
     }
 
@@ -239,17 +294,19 @@ mod tests {
     pub(super) fn intel() -> Vec<kvm_cpuid_entry2> {
         vec![
             name(0x1f, b"GenuineIntel"),
-            leaf(0x1, [0x000c_0662, 0x0010_0800, 0x0020_8001, 0x0000_1000]),
+            leaf(0x1, [0x000c_0662, 0x0010_0800, 0x0020_8025, 0x0020_1000]),
             // 2 threads share L1d, L1i and L2; 128 ids share L3; 64 core ids.
             sub(0x4, 0, [0xfc00_4121, 0x02c0_003f, 0x3f, 0]),
             sub(0x4, 1, [0xfc00_4122, 0x01c0_003f, 0x3f, 0]),
             sub(0x4, 2, [0xfc00_4143, 0x03c0_003f, 0x7ff, 0]),
             sub(0x4, 3, [0xfdfc_4163, 0x0380_003f, 0xffff, 4]),
             sub(0x4, 4, [0, 0, 0, 0]),
+            sub(0x7, 0, [2, 0x2000_0000, 0, ARCH_LBR | 1 << 10]),
             leaf(0xa, [0x0830_0802, 0, 0, 0x603]),
             sub(0xb, 0, [0, 0, 0, 99]),
             leaf(0x15, [0, 0, 0, 0]),
             leaf(0x16, [0, 0, 0, 0]),
+            sub(0x1c, 0, [0x4000_0003, 7, 0x4f, 0]),
             sub(0x1f, 0, [0, 0, 0, 99]),
             leaf(0x8000_0001, [0, 0, 0x121, 0x2c10_0800]),
             leaf(0x8000_0007, [0, 0, 0, 0x100]),
@@ -263,7 +320,7 @@ mod tests {
     pub(super) fn amd() -> Vec<kvm_cpuid_entry2> {
         let mut list: Vec<_> = intel()
             .into_iter()
-            .filter(|leaf| !matches!(leaf.function, 0 | 4 | 0xa | 0x15 | 0x16 | 0x1f))
+            .filter(|leaf| !matches!(leaf.function, 0 | 4 | 7 | 0xa | 0x15 | 0x16 | 0x1c | 0x1f))
             .collect();
         list.extend([
             name(0x10, b"AuthenticAMD"),
@@ -272,13 +329,17 @@ mod tests {
             sub(0x8000_001d, 2, [0x0000_4143, 0x01c0_003f, 0x3ff, 2]),
             sub(0x8000_001d, 3, [0x0003_c163, 0x03c0_003f, 0x7fff, 1]),
             sub(0x8000_001d, 4, [0, 0, 0, 0]),
+            leaf(SVM_LEAF, [1, 0x8000, 0, 0x0001_9ef0]),
+            leaf(0x8000_001b, [0x3ff, 0, 0, 0]),
             leaf(0x8000_001e, [99, 0x163, 0x700, 0]),
             leaf(0x8000_0022, [1, 6, 0, 0]),
             sub(0x8000_0026, 0, [1, 2, 0x100, 99]),
         ]);
         for leaf in &mut list {
-            if leaf.function == 0x8000_0001 {
-                leaf.ecx |= AMD_EXTENDED_COUNTERS | 1 << 22;
+            match leaf.function {
+                0x1 => leaf.ecx &= !VMX,
+                0x8000_0001 => leaf.ecx |= AMD_COUNTERS | SVM | SKINIT | 1 << 22,
+                _ => {}
             }
         }
         list
@@ -333,11 +394,32 @@ mod tests {
     fn pmu_off_leaves_no_counter() {
         for host in [intel(), amd()] {
             let list = guest_cpuid(&host, &CpuidSpec { pmu: false, ..spec() });
-            assert_eq!(find(&list, 0x1, 0).unwrap()[2] & PERFMON_CAPABILITIES, 0);
-            assert_eq!(find(&list, 0x8000_0001, 0).unwrap()[2] & AMD_EXTENDED_COUNTERS, 0);
-            for function in [0xa, 0x8000_0022] {
+            let [.., ecx, edx] = find(&list, 0x1, 0).unwrap();
+            assert_eq!((ecx & PERFMON_ECX, edx & DEBUG_STORE), (0, 0));
+            assert_eq!(find(&list, 0x8000_0001, 0).unwrap()[2] & AMD_COUNTERS, 0);
+            assert!(find(&list, 0x7, 0).is_none_or(|[.., edx]| edx & ARCH_LBR == 0));
+            for function in PMU_LEAVES {
                 assert!(find(&list, function, 0).is_none_or(|leaf| leaf == [0; 4]));
             }
+            // What is beside those bits stays.
+            let topology = find(&list, 0x8000_0001, 0).unwrap()[2] & 1 << 22;
+            assert_eq!(topology, find(&host, 0x8000_0001, 0).unwrap()[2] & 1 << 22);
+        }
+    }
+
+    #[test]
+    fn nested_off_leaves_no_virtualization_and_on_all_of_it() {
+        for host in [intel(), amd()] {
+            assert!(can_nest(&host));
+            let on = guest_cpuid(&host, &spec());
+            assert!(can_nest(&on));
+            assert_eq!(find(&on, SVM_LEAF, 0), find(&host, SVM_LEAF, 0));
+            let off = guest_cpuid(&host, &CpuidSpec { nested: false, ..spec() });
+            assert!(!can_nest(&off));
+            assert_eq!(find(&off, 0x8000_0001, 0).unwrap()[2] & SKINIT, 0);
+            assert!(find(&off, SVM_LEAF, 0).is_none_or(|leaf| leaf == [0; 4]));
+            let others = |list: &[kvm_cpuid_entry2]| find(list, 0x1, 0).unwrap()[2] & !VMX;
+            assert_eq!(others(&off), others(&on));
         }
     }
 

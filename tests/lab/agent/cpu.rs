@@ -45,7 +45,7 @@ pub(crate) fn show() -> Result<()> {
         report(&name, field(key).unwrap_or_default());
     }
     let flags = field("flags").unwrap_or_default();
-    for flag in ["pdpe1gb", "x2apic", "hypervisor", "constant_tsc"] {
+    for flag in ["pdpe1gb", "x2apic", "hypervisor", "constant_tsc", "vmx", "svm", "arch_perfmon"] {
         report(&format!("cpu.flag-{flag}"), flags.split(' ').any(|known| known == flag));
     }
     Ok(())

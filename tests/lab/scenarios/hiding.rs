@@ -3,7 +3,7 @@
 use crate::{
     hosts::HostKind,
     outcome::Outcome,
-    scenario::{Scenario, Vm},
+    scenario::{Ending, Scenario, Vm},
 };
 
 fn leaf_lacks(outcome: &Outcome, word: &str) -> Result<(), String> {
@@ -48,7 +48,32 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
                 if leaf.contains("KVMKVMKVM") { Ok(()) } else { Err(leaf.to_owned()) }
             })
             .check(cpu_has_a_name)
+            .strait_check(|outcome| {
+                let vm = outcome.vm("a")?;
+                let given = ["vmx", "svm", "arch_perfmon"]
+                    .into_iter()
+                    .filter(|flag| vm.report(&format!("cpu.flag-{flag}")) != Ok("false"));
+                match given.collect::<Vec<_>>().as_slice() {
+                    [] => Ok(()),
+                    flags => Err(format!("nobody asked for {flags:?}, and the guest has it")),
+                }
+            })
             .real(),
+        Scenario::new(
+            "nested",
+            HostKind::Main,
+            "nested=on: the guest's CPU has SVM; pmu=on is refused where KVM has no counters",
+        )
+        .strait_only()
+        .vm(Vm::new("a", "cpu").cpus(2).flags("--cpu nested=on"))
+        .vm(Vm::new("b", "").flags("--cpu pmu=on").ends(Ending::Status(3)))
+        .script("vm_a\n[ $(cat /sys/module/kvm/parameters/enable_pmu) = N ] || echo FAIL: L1 has counters\nvm_b\n")
+        .reports("a", "cpu.flag-svm", "true")
+        .check(|outcome| {
+            let said = &outcome.vm("b")?.errors;
+            let clear = said.contains("error[E1005]") && said.contains("performance counters");
+            if clear { Ok(()) } else { Err(format!("pmu=on without counters: {said}")) }
+        }),
         Scenario::new("hide-kvm", HostKind::Main, "hide=kvm: no KVM leaf")
             .vm(Vm::new("a", "sleep,5;cpu").flags("--cpu hide=kvm").qemu_cpu(",kvm=off"))
             .check(|outcome| leaf_lacks(outcome, "KVM"))

@@ -74,6 +74,8 @@ pub(crate) struct RunArgs {
     ///   cores=N                 cores per package
     ///   idle=halt|native        where an idle vCPU waits: in the host, or in the guest,
     ///                           which wakes faster and keeps the host's CPU to itself
+    ///   nested=off|on           virtual machines of the guest's own (VMX, SVM) [default: off]
+    ///   pmu=off|on              performance counters [default: off]
     #[arg(long, value_name = "KEY=VALUE,...", verbatim_doc_comment)]
     pub(crate) cpu: Vec<String>,
     /// Where the first serial port goes: stdio, none, file=PATH or socket=PATH.

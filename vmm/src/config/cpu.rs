@@ -10,6 +10,8 @@ use super::{Cpu, Hide, Idle, bad_value, choice, list::List};
 const IDLE_CHOICES: &[(&str, Idle)] = &[("halt", Idle::Halt), ("native", Idle::Native)];
 const HIDE_CHOICES: &[(&str, Hide)] = &[("no", Hide::No), ("kvm", Hide::Kvm), ("all", Hide::All)];
 
+const OFF_OR_ON: &[(&str, bool)] = &[("off", false), ("on", true)];
+
 /// 255 is the broadcast of 8-bit APIC ids (Intel SDM 3A, 11.6.1), and firmware tables name CPUs by such.
 const LAST_APIC_ID: u32 = 254;
 
@@ -18,8 +20,9 @@ pub(super) fn parse(count_text: &str, lists: &[String]) -> Result<Cpu, Failure> 
     let count = number("--cpus", count_text)?;
     let (mut threads, mut cores) = (None, None);
     let (mut hide, mut hv_vendor, mut idle) = (Hide::default(), None, Idle::default());
+    let (mut nested, mut pmu) = (false, false);
     let text = lists.join(",");
-    let keys = ["hide", "hv-vendor", "threads", "cores", "idle"];
+    let keys = ["hide", "hv-vendor", "threads", "cores", "idle", "nested", "pmu"];
     let list = match lists {
         [] => List { word: None, pairs: Vec::new() },
         _ => List::parse("--cpu", &text, &keys)?,
@@ -33,6 +36,8 @@ pub(super) fn parse(count_text: &str, lists: &[String]) -> Result<Cpu, Failure> 
             "hide" => hide = choice("--cpu hide=", Some(&value), HIDE_CHOICES)?,
             "hv-vendor" => hv_vendor = Some(vendor(&value)?),
             "idle" => idle = choice("--cpu idle=", Some(&value), IDLE_CHOICES)?,
+            "nested" => nested = choice("--cpu nested=", Some(&value), OFF_OR_ON)?,
+            "pmu" => pmu = choice("--cpu pmu=", Some(&value), OFF_OR_ON)?,
             "threads" => threads = Some(number("--cpu threads=", &value)?),
             _ => cores = Some(number("--cpu cores=", &value)?),
         }
@@ -43,7 +48,8 @@ pub(super) fn parse(count_text: &str, lists: &[String]) -> Result<Cpu, Failure> 
         return Err(bad_value(cause, "hide=kvm keeps the leaf; or leave hv-vendor= out"));
     }
     let (threads_per_core, cores_per_package) = arrange(count, threads, cores)?;
-    let cpu = Cpu { count, threads_per_core, cores_per_package, hide, hv_vendor, idle };
+    let cpu =
+        Cpu { count, threads_per_core, cores_per_package, hide, hv_vendor, idle, nested, pmu };
     let last = apic_id(u32::from(count.get()) - 1, cpu.topology());
     if last > LAST_APIC_ID {
         let cause = format!("--cpu {text}: {count} CPUs arranged so need APIC ids up to {last}");
@@ -137,6 +143,14 @@ mod tests {
     }
 
     #[test]
+    fn parse_what_a_guest_has_only_when_asked_for() {
+        let cpu = |lists: &[&str]| cpu("2", lists).map(|cpu| (cpu.nested, cpu.pmu)).unwrap();
+        assert_eq!(cpu(&[]), (false, false));
+        assert_eq!(cpu(&["nested=on"]), (true, false));
+        assert_eq!(cpu(&["pmu=on", "nested=off"]), (false, true));
+    }
+
+    #[test]
     fn parse_refusals_name_the_value() {
         for (count, lists, code, says) in [
             ("0", &[][..], "E2003", "from 1 to 255"),
@@ -151,6 +165,8 @@ mod tests {
             ("8", &["threads=0"], "E2003", "--cpu threads="),
             ("8", &["hide=yes"], "E2003", "one of: no, kvm, all"),
             ("8", &["idle=poll"], "E2003", "one of: halt, native"),
+            ("8", &["nested=yes"], "E2003", "one of: off, on"),
+            ("8", &["pmu=1"], "E2003", "one of: off, on"),
             ("8", &["hide=kvm", "hide=all"], "E2003", "hide= comes twice"),
             ("8", &["hv-vendor=thirteen_char"], "E2003", "at most 12"),
             ("8", &["hv-vendor=\u{fc}"], "E2003", "printable"),

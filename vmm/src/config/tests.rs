@@ -56,6 +56,8 @@ fn kernel_alone_gives_the_documented_defaults() {
             hide: Hide::No,
             hv_vendor: None,
             idle: Idle::Halt,
+            nested: false,
+            pmu: false,
         },
         memory: Memory { size: 512 << 20, pages: Pages::Default, pin: Pin::Auto },
         vfio: vec![],

@@ -136,6 +136,12 @@ fn cpus(cpu: &Cpu) -> String {
     if cpu.idle == Idle::Native {
         text.push_str(", idle natively");
     }
+    if cpu.nested {
+        text.push_str(", nested virtualization");
+    }
+    if cpu.pmu {
+        text.push_str(", performance counters");
+    }
     if let Some(vendor) = cpu.hv_vendor {
         let printable = String::from_utf8_lossy(&vendor);
         let _ = write!(text, ", hypervisor vendor \"{}\"", printable.trim_end_matches('\0'));
@@ -381,6 +387,8 @@ mod tests {
                 hide: Hide::Kvm,
                 hv_vendor: Some(*b"short\0\0\0\0\0\0\0"),
                 idle: Idle::Halt,
+                nested: false,
+                pmu: false,
             },
             memory: Memory { size: 4 << 30, pages: Pages::Default, pin: Pin::Auto },
             vfio: vec![],

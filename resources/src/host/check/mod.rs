@@ -4,6 +4,7 @@
 pub(super) mod assignable;
 mod bindable;
 pub(super) mod framebuffer;
+mod guest_cpu;
 pub(super) mod machine;
 mod memory;
 mod nodes;
@@ -12,6 +13,7 @@ mod select;
 pub use assignable::assignable;
 pub(super) use bindable::display_left;
 pub use bindable::{Allowed, Bindable, Taking, bindable, unused};
+pub use guest_cpu::{nested, pmu};
 pub use machine::{host, kvm, vfio};
 pub use memory::{has_spare_memory, huge_pages, memlock, memory};
 pub use select::{Slot, expect, resolve, select, selector};

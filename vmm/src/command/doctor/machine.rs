@@ -14,13 +14,14 @@ use strait_resources::{
 
 use super::{add, passed, refused};
 use crate::{
-    builder::dry_plan,
+    builder::{check_cpu, dry_plan},
     config::{Pages, RunConfig, twin},
     passthrough::{Candidates, Selection},
 };
 
 const FILES: (u8, &str) = (47, "files");
 const MEMORY: (u8, &str) = (35, "memory");
+const KVM: (u8, &str) = (2, "KVM");
 
 /// `vm.toml`.
 pub(super) struct Machine {
@@ -40,7 +41,7 @@ impl Machine {
         self.config.vfio.iter().map(|device| device.selector.clone())
     }
 
-    /// Checks 47 and 35 for this machine: a run would refuse for its files before anything else.
+    /// Checks 47, 35 and, where its CPU asks for more than usual, 2 for this machine: a run would refuse for its files before anything else.
     pub(super) fn examine(&self, sysroot: &Sysroot, findings: &mut Vec<Finding>) {
         let files = self.config.check_files().map(|()| {
             let count = 1
@@ -57,10 +58,15 @@ impl Machine {
         let enough = enough
             .and_then(|()| check::memlock(sysroot, memory.size))
             .map(|()| format!("{} for the guest can be had", Size(memory.size)));
-        let found = vec![
+        let mut found = vec![
             self.finding(FILES, "files that the machine names", files),
             self.finding(MEMORY, "/proc/meminfo, /sys/kernel/mm/hugepages", enough),
         ];
+        if self.config.cpu.nested || self.config.cpu.pmu {
+            let given = check_cpu(sysroot, &self.config)
+                .map(|()| "KVM has what its CPU is to have beyond the usual".to_owned());
+            found.push(self.finding(KVM, "/sys/module/kvm*/parameters", given));
+        }
         add(findings, found);
     }
 

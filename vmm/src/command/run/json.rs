@@ -65,6 +65,8 @@ struct Cpus {
     hide: &'static str,
     hv_vendor: Option<String>,
     idle: &'static str,
+    nested: bool,
+    pmu: bool,
 }
 
 #[derive(Serialize)]
@@ -280,6 +282,8 @@ fn cpus(cpu: &Cpu) -> Cpus {
             Idle::Halt => "halt",
             Idle::Native => "native",
         },
+        nested: cpu.nested,
+        pmu: cpu.pmu,
     }
 }
 
