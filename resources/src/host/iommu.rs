@@ -19,13 +19,13 @@ const TABLES: &str = "/sys/firmware/acpi/tables";
 /// Is the IOMMU on?
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// There are groups.
+    /// There are groups with an IOMMU.
     On,
     /// There are none.
     Off(WhyOff),
 }
 
-/// Why there are no IOMMU groups.
+/// Why there are no such groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WhyOff {
     /// The firmware describes no IOMMU: switched off in its setup, or the machine has none.
@@ -40,9 +40,37 @@ pub enum WhyOff {
     Refused,
 }
 
+/// The groups that an IOMMU is behind, by ascending number.
+pub fn groups(sysroot: &Sysroot) -> Result<Vec<u32>, SysError> {
+    let number = |name: String| name.parse().map_err(|_| SysError::nonsense(GROUPS, &name));
+    let names = sysroot.list_if_present(GROUPS)?;
+    let mut groups = names.into_iter().map(number).collect::<Result<Vec<u32>, _>>()?;
+    groups.sort_unstable();
+    let mut real = Vec::new();
+    for group in groups {
+        if !is_without_iommu(sysroot, group)? {
+            real.push(group);
+        }
+    }
+    Ok(real)
+}
+
+/// Did VFIO make this group up for a device that no IOMMU translates for (enable_unsafe_noiommu_mode)? Nothing keeps such
+/// a device out of the host's memory, and its node has another name.
+pub fn is_without_iommu(sysroot: &Sysroot, group: u32) -> Result<bool, SysError> {
+    let name = sysroot.read_if_present(&format!("{GROUPS}/{group}/name"))?;
+    let made_up = name.as_deref() == Some("vfio-noiommu");
+    Ok(made_up || sysroot.exists(&format!("/dev/vfio/noiommu-{group}")))
+}
+
+/// Are there groups, and none with an IOMMU?
+pub fn has_only_unsafe_groups(sysroot: &Sysroot) -> Result<bool, SysError> {
+    Ok(!sysroot.list_if_present(GROUPS)?.is_empty() && groups(sysroot)?.is_empty())
+}
+
 /// Looks for groups and, without any, for the reason.
 pub fn state(sysroot: &Sysroot) -> Result<State, SysError> {
-    if !sysroot.list_if_present(GROUPS)?.is_empty() {
+    if !groups(sysroot)?.is_empty() {
         return Ok(State::On);
     }
     let cmdline = sysroot.read_if_present("/proc/cmdline")?.unwrap_or_default();
@@ -349,6 +377,28 @@ mod tests {
     #[test]
     fn state_with_groups_is_on() {
         assert_eq!(state(&Tree::two_cards().sysroot()).unwrap(), State::On);
+    }
+
+    #[test]
+    fn state_with_nothing_but_groups_that_vfio_made_up_is_off() {
+        let tree = Tree::new();
+        tree.file("/proc/cpuinfo", "flags : lm vmx hypervisor\n");
+        tree.function(&Function {
+            driver: Some("vfio-pci"),
+            group: Some(0),
+            ..Function::default()
+        });
+        assert_eq!(state(&tree.sysroot()).unwrap(), State::On);
+        tree.file("/sys/kernel/iommu_groups/0/name", "vfio-noiommu\n");
+        assert_eq!(state(&tree.sysroot()).unwrap(), State::Off(WhyOff::Guest));
+        assert!(has_only_unsafe_groups(&tree.sysroot()).unwrap());
+        let other = Function { bdf: "0000:00:03.0", group: Some(1), ..Function::default() };
+        tree.function(&other);
+        assert_eq!(groups(&tree.sysroot()).unwrap(), [1]);
+        assert!(!has_only_unsafe_groups(&tree.sysroot()).unwrap());
+        let of =
+            |bdf: &str| pci::find(&tree.sysroot(), bdf.parse().unwrap()).unwrap().unwrap().group;
+        assert_eq!((of("00:02.0"), of("00:03.0")), (None, Some(1)));
     }
 
     #[test]

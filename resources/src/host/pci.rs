@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, ops::Range, str::FromStr, time::Duration};
 
-use super::sysroot::{SysError, Sysroot};
+use super::{
+    iommu,
+    sysroot::{SysError, Sysroot},
+};
 use crate::{
     bar::{BarIndex, BarKind, BarSpec},
     bdf::Bdf,
@@ -30,7 +33,7 @@ pub struct HostFunction {
     pub class: Class,
     /// The driver that has it now.
     pub driver: Option<String>,
-    /// IOMMU group number.
+    /// Number of its group, when that has an IOMMU.
     pub group: Option<u32>,
     /// NUMA node, when the machine has several.
     pub numa_node: Option<u32>,
@@ -234,7 +237,7 @@ fn read(at: &Attributes<'_>) -> Result<HostFunction, SysError> {
         revision: at.hex("revision")?.and_then(|value| u8::try_from(value).ok()).unwrap_or(0),
         class: Class(at.hex("class")?.unwrap_or(0) & 0xff_ffff),
         driver: at.sysroot.link_name(&path(at.bdf, "driver"))?,
-        group: at.link("iommu_group")?,
+        group: at.group()?,
         numa_node: at.numa_node()?,
         bars,
         unassigned,
@@ -294,6 +297,11 @@ impl Attributes<'_> {
         let path = path(self.bdf, name);
         let Some(target) = self.sysroot.link_name(&path)? else { return Ok(None) };
         target.parse().map(Some).map_err(|_| SysError::nonsense(&path, &target))
+    }
+
+    fn group(&self) -> Result<Option<u32>, SysError> {
+        let Some(group) = self.link("iommu_group")? else { return Ok(None) };
+        Ok((!iommu::is_without_iommu(self.sysroot, group)?).then_some(group))
     }
 
     /// -1 where the firmware does not tell, as on a machine with one node.

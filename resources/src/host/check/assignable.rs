@@ -11,7 +11,7 @@ use super::{
         pci::{self, HostFunction},
         sysroot::Sysroot,
     },
-    Warning, framebuffer,
+    Warning, framebuffer, machine,
     nodes::{self, Refused},
 };
 use crate::{
@@ -76,6 +76,17 @@ pub(in super::super) fn kind(sysroot: &Sysroot, function: &HostFunction) -> Resu
             "pass {vmd} with all that is behind it (--vfio {short}), or switch VMD off in the firmware setup"
         );
         return Err(Failure::new(&codes::E1124, cause, fix));
+    }
+    if function.group.is_none() {
+        // Where nothing has a group, it is not for this device to mend.
+        machine::iommu(sysroot)?;
+    }
+    if function.group.is_none() && sysroot.link(&pci::path(bdf, "iommu_group"))?.is_some() {
+        let cause = format!(
+            "{bdf} has no IOMMU: its group is one of VFIO's no-IOMMU mode, which keeps a device out of nobody's memory"
+        );
+        let fix = "take it from vfio-pci (strait unbind), and never set enable_unsafe_noiommu_mode; try another slot, or a firmware update";
+        return Err(Failure::new(&codes::E1109, cause, fix));
     }
     if function.group.is_none() {
         let cause = format!("{bdf} has no IOMMU group: no IOMMU translates for it");

@@ -65,6 +65,10 @@ pub fn bindable(
     functions: &[HostFunction],
     allowed: &Allowed,
 ) -> Result<Bindable, Failure> {
+    // One that is on VFIO already and can never be passed is not "nothing to do".
+    for function in functions {
+        assignable::kind(sysroot, function)?;
+    }
     let taking = |function: &HostFunction, along| {
         let function = function.clone();
         Taking { function, framebuffer: None, along }

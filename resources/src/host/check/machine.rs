@@ -72,7 +72,10 @@ pub fn vfio(sysroot: &Sysroot) -> Result<(), Failure> {
 pub(in super::super) fn iommu(sysroot: &Sysroot) -> Result<(), Failure> {
     match iommu::state(sysroot)? {
         State::On => Ok(()),
-        State::Off(why) => Err(no_iommu(&why, iommu::vendor(sysroot)?)),
+        State::Off(why) => {
+            let unsafe_mode = iommu::has_only_unsafe_groups(sysroot)?;
+            Err(no_iommu(&why, iommu::vendor(sysroot)?, unsafe_mode))
+        }
     }
 }
 
@@ -119,12 +122,17 @@ fn no_interrupt_remapping() -> Failure {
         .detail("to accept that risk: modprobe vfio_iommu_type1 allow_unsafe_interrupts=1")
 }
 
-fn no_iommu(why: &WhyOff, vendor: Vendor) -> Failure {
+fn no_iommu(why: &WhyOff, vendor: Vendor, unsafe_mode: bool) -> Failure {
     let (option, log) = match vendor {
         Vendor::Amd => ("IOMMU (also called AMD-Vi)", "AMD-Vi"),
         Vendor::Intel | Vendor::Other => ("VT-d (Intel VT for Directed I/O)", "DMAR"),
     };
-    let no_groups = "no IOMMU: /sys/kernel/iommu_groups is empty";
+    let no_groups = match unsafe_mode {
+        false => "no IOMMU: /sys/kernel/iommu_groups is empty",
+        true => {
+            "no IOMMU: every group is of VFIO's no-IOMMU mode, which isolates nothing and is not used"
+        }
+    };
     let (cause, fix) = match why {
         WhyOff::Firmware => (
             format!("{no_groups}, and the firmware describes none (no ACPI table DMAR or IVRS)"),
@@ -150,7 +158,13 @@ fn no_iommu(why: &WhyOff, vendor: Vendor) -> Failure {
             format!("see what the kernel says: dmesg | grep -e {log} -e IOMMU"),
         ),
     };
-    Failure::new(&codes::E1001, cause, fix)
+    let failure = Failure::new(&codes::E1001, cause, fix);
+    if !unsafe_mode {
+        return failure;
+    }
+    failure
+        .detail("a device in no-IOMMU mode reads and writes all of the host's memory")
+        .detail("to end that mode: echo N > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode")
 }
 
 #[cfg(test)]
@@ -203,6 +217,20 @@ mod tests {
             "{}",
             failure.fix
         );
+    }
+
+    #[test]
+    fn host_in_vfios_no_iommu_mode_has_none_and_says_that_the_mode_is_not_used() {
+        let failure = refused(|tree| {
+            for group in [12, 31, 94] {
+                tree.file(&format!("/sys/kernel/iommu_groups/{group}/name"), "vfio-noiommu\n");
+            }
+            tree.file("/proc/cmdline", "quiet\n");
+        });
+        assert_eq!(failure.code.id, "E1001");
+        assert!(failure.cause.contains("no-IOMMU mode"), "{}", failure.cause);
+        assert!(failure.cause.contains("intel_iommu=on"), "{}", failure.cause);
+        assert!(failure.details[1].contains("enable_unsafe_noiommu_mode"), "{:?}", failure.details);
     }
 
     #[test]

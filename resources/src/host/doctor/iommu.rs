@@ -13,7 +13,7 @@ use super::{
 
 /// 4: there are groups.
 pub(super) fn active(host: &Host<'_>) -> Answer {
-    let groups = host.sysroot.list_if_present(GROUPS)?.len();
+    let groups = iommu::groups(host.sysroot)?.len();
     let units = host.sysroot.list_if_present("/sys/class/iommu")?;
     let good = format!("on, with {groups} groups ({})", units.join(", "));
     let mut outcome = Outcome::of(machine::iommu(host.sysroot), good);
@@ -55,7 +55,7 @@ pub(super) fn request(host: &Host<'_>) -> Answer {
 /// 6: do the host's own devices go through the IOMMU's translation? Only a matter of the host's speed.
 pub(super) fn mode(host: &Host<'_>) -> Answer {
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
-    for group in host.sysroot.list_if_present(GROUPS)? {
+    for group in iommu::groups(host.sysroot)? {
         if let Some(kind) = host.text(&format!("{GROUPS}/{group}/type"))? {
             *kinds.entry(kind).or_default() += 1;
         }
@@ -110,8 +110,7 @@ fn amd_remapping(host: &Host<'_>) -> bool {
 
 /// 8: what devices can address.
 pub(super) fn width(host: &Host<'_>) -> Answer {
-    let groups: Vec<u32> =
-        host.sysroot.list_if_present(GROUPS)?.iter().filter_map(|name| name.parse().ok()).collect();
+    let groups = iommu::groups(host.sysroot)?;
     let chosen: Vec<u32> = host.chosen.iter().filter_map(|function| function.group).collect();
     let groups = if chosen.is_empty() { groups } else { chosen };
     let constraints = iommu::dma_constraints(host.sysroot, &groups)?;

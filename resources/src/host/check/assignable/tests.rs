@@ -95,6 +95,24 @@ fn group_with_a_device_of_another_bus_at_work_is_refused_by_its_name() {
 }
 
 #[test]
+fn device_in_vfios_no_iommu_mode_is_refused_whoever_asks() {
+    let tree = with(&[NIC]);
+    let found = || pci::find(&tree.sysroot(), "00:02.0".parse().unwrap()).unwrap().unwrap();
+    tree.remove("/dev/vfio/7");
+    tree.file("/dev/vfio/noiommu-7", "");
+    // The cards beside it have an IOMMU.
+    let failure = check(&tree, &["00:02.0"]).unwrap_err();
+    assert_eq!(failure.code.id, "E1109");
+    assert!(failure.cause.contains("no-IOMMU mode"), "{}", failure.cause);
+    let bind = || bindable(&tree.sysroot(), &[found()], &Allowed::default()).unwrap_err();
+    assert_eq!(bind().code.id, "E1109");
+    for group in [12, 31, 94] {
+        tree.file(&format!("/sys/kernel/iommu_groups/{group}/name"), "vfio-noiommu\n");
+    }
+    assert_eq!(bind().code.id, "E1001");
+}
+
+#[test]
 fn virtual_functions_of_a_real_card_pass_though_their_ids_read_as_ones() {
     let (_, make, _) = *HOSTS.iter().find(|(name, ..)| *name == "sriov-nic").unwrap();
     let tree = make();
