@@ -118,54 +118,40 @@ pub fn effective_uid(sysroot: &Sysroot) -> Result<Option<u32>, SysError> {
     Ok(field(&status, "Uid").and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok()))
 }
 
-/// The tightest memory limit of the control groups that this process is in.
+/// How much address space this process may have, bytes; `u64::MAX` is without limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CgroupLimit {
-    /// Path of the group below /sys/fs/cgroup.
-    pub group: String,
-    /// Its `memory.max`, bytes.
-    pub max: u64,
-    /// What is left of it, page cache counted as free, bytes.
+pub struct AddressLimit {
+    /// What `ulimit` calls it: `-v` or `-d`.
+    pub option: &'static str,
+    /// RLIMIT_AS or RLIMIT_DATA, as it counts now.
+    pub limit: u64,
+    /// What is left of it.
     pub room: u64,
 }
 
-/// Walks from this process's cgroup (v2) to the root; `None` when nothing limits it.
-pub fn cgroup_limit(sysroot: &Sysroot) -> Result<Option<CgroupLimit>, SysError> {
-    let text = sysroot.read_if_present("/proc/self/cgroup")?.unwrap_or_default();
-    let Some(own) = text.lines().find_map(|line| line.strip_prefix("0::/")) else {
-        return Ok(None);
-    };
-    let mut tightest: Option<CgroupLimit> = None;
-    let mut group = format!("/{own}");
-    loop {
-        if let Some(limit) = one_cgroup(sysroot, &group)?
-            && tightest.as_ref().is_none_or(|known| limit.room < known.room)
-        {
-            tightest = Some(limit);
+/// The tighter of RLIMIT_AS, for all that a process maps, and RLIMIT_DATA, for its private memory, as a guest's RAM is;
+/// `None` when neither limits it.
+pub fn address_limit(sysroot: &Sysroot) -> Result<Option<AddressLimit>, SysError> {
+    const LIMITS: &str = "/proc/self/limits";
+    let limits = sysroot.read_if_present(LIMITS)?.unwrap_or_default();
+    let status = sysroot.read_if_present("/proc/self/status")?.unwrap_or_default();
+    let mut tightest: Option<AddressLimit> = None;
+    for (name, used, option) in
+        [("Max address space", "VmSize", "-v"), ("Max data size", "VmData", "-d")]
+    {
+        let Some(line) = limits.lines().find_map(|line| line.strip_prefix(name)) else { continue };
+        let soft = line.split_whitespace().next().unwrap_or_default();
+        if soft == "unlimited" {
+            continue;
         }
-        match group.rfind('/') {
-            Some(at) if group.len() > 1 => group.truncate(at),
-            _ => return Ok(tightest),
+        let limit: u64 = soft.parse().map_err(|_| SysError::nonsense(LIMITS, line))?;
+        let used = field(&status, used).and_then(kibibytes).unwrap_or(0);
+        let found = AddressLimit { option, limit, room: limit.saturating_sub(used) };
+        if tightest.as_ref().is_none_or(|known| found.room < known.room) {
+            tightest = Some(found);
         }
     }
-}
-
-fn one_cgroup(sysroot: &Sysroot, group: &str) -> Result<Option<CgroupLimit>, SysError> {
-    let read = |name: &str| sysroot.read_if_present(&format!("/sys/fs/cgroup{group}/{name}"));
-    // "max" is no number and no limit.
-    let Some(max) = read("memory.max")?.and_then(|text| text.parse::<u64>().ok()) else {
-        return Ok(None);
-    };
-    let used = read("memory.current")?.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    let cache: u64 = read("memory.stat")?
-        .unwrap_or_default()
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .filter(|(name, _)| matches!(*name, "inactive_file" | "active_file"))
-        .filter_map(|(_, bytes)| bytes.parse::<u64>().ok())
-        .fold(0, u64::saturating_add);
-    let room = max.saturating_sub(used.saturating_sub(cache));
-    Ok(Some(CgroupLimit { group: group.to_owned(), max, room }))
+    Ok(tightest)
 }
 
 #[cfg(test)]
@@ -232,27 +218,26 @@ mod tests {
     }
 
     #[test]
-    fn cgroup_limit_of_a_parent_counts_and_cache_is_free() {
+    fn address_limit_is_the_tighter_of_two_less_what_is_mapped() {
         let tree = Tree::new();
-        tree.file("/proc/self/cgroup", "0::/user.slice/vm.scope\n");
-        tree.file("/sys/fs/cgroup/user.slice/vm.scope/memory.max", "max\n");
-        tree.file("/sys/fs/cgroup/user.slice/memory.max", "1000000\n");
-        tree.file("/sys/fs/cgroup/user.slice/memory.current", "700000\n");
-        tree.file(
-            "/sys/fs/cgroup/user.slice/memory.stat",
-            "anon 500000\ninactive_file 150000\nactive_file 50000\n",
-        );
-        let found = cgroup_limit(&tree.sysroot()).unwrap().unwrap();
-        let group = "/user.slice".to_owned();
-        assert_eq!(found, CgroupLimit { group, max: 1_000_000, room: 500_000 });
-    }
-
-    #[test]
-    fn cgroup_without_v2_or_limit_is_none() {
-        let tree = Tree::new();
-        tree.file("/proc/self/cgroup", "4:memory:/a\n0::/\n");
-        assert_eq!(cgroup_limit(&tree.sysroot()).unwrap(), None);
-        tree.file("/proc/self/cgroup", "4:memory:/a\n");
-        assert_eq!(cgroup_limit(&tree.sysroot()).unwrap(), None);
+        assert_eq!(address_limit(&tree.sysroot()).unwrap(), None);
+        tree.file("/proc/self/limits", limits(0, 0));
+        assert_eq!(address_limit(&tree.sysroot()).unwrap(), None);
+        let set = |space: &str, data: &str| {
+            tree.file(
+                "/proc/self/limits",
+                format!(
+                    "Max data size             {data}   unlimited            bytes     \n\
+                     Max address space         {space}   unlimited            bytes     \n"
+                ),
+            );
+        };
+        tree.file("/proc/self/status", "VmSize:\t    1024 kB\nVmData:\t     512 kB\n");
+        set("8388608", "unlimited");
+        let found = address_limit(&tree.sysroot()).unwrap().unwrap();
+        assert_eq!(found, AddressLimit { option: "-v", limit: 8 << 20, room: 7 << 20 });
+        set("8388608", "1048576");
+        let found = address_limit(&tree.sysroot()).unwrap().unwrap();
+        assert_eq!(found, AddressLimit { option: "-d", limit: 1 << 20, room: 512 << 10 });
     }
 }

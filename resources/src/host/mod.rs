@@ -2,6 +2,7 @@
 
 pub mod aer;
 pub mod capabilities;
+pub mod cgroup;
 pub mod check;
 pub mod cpu;
 pub mod doctor;

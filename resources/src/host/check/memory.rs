@@ -1,7 +1,7 @@
 //! Is there memory for the guest, and may this process lock it. All of it: a device may write anywhere in the
 //! guest's RAM at any time, so every page is pinned before the guest starts.
 
-use super::super::{memory, sysroot::Sysroot};
+use super::super::{cgroup, memory, sysroot::Sysroot};
 use crate::{codes, failure::Failure, size::Size};
 
 /// What a guest of `bytes` of RAM takes: with 4 KiB pages, 8 of 4096 bytes once for the CPU and once for the
@@ -18,14 +18,16 @@ const SPARE: u64 = 256 << 20;
 pub fn memory(sysroot: &Sysroot, bytes: u64) -> Result<(), Failure> {
     let need = with_tables(bytes);
     let host = memory::memory(sysroot)?;
-    let cgroup = memory::cgroup_limit(sysroot)?;
+    let cgroup = cgroup::memory(sysroot)?;
+    address_space(sysroot, bytes)?;
     let (ram, needed) = (Size(bytes), Size(need));
     if let Some(limit) = cgroup.filter(|limit| limit.room < need) {
         let cause = format!(
-            "guest RAM of {ram} needs {needed}, but the control group {} has {} left of its {}",
+            "guest RAM of {ram} needs {needed}, but the control group {} has {} left of its {} ({})",
             limit.group,
             Size(limit.room),
-            Size(limit.max)
+            Size(limit.max),
+            limit.file
         );
         let fix = "raise the limit (systemd: MemoryMax=, docker: --memory), or give the guest less with --memory";
         return Err(Failure::new(&codes::E1301, cause, fix));
@@ -44,12 +46,31 @@ pub fn memory(sysroot: &Sysroot, bytes: u64) -> Result<(), Failure> {
     Ok(())
 }
 
+/// May this process map `bytes` of guest RAM? Refuses with E1301.
+fn address_space(sysroot: &Sysroot, bytes: u64) -> Result<(), Failure> {
+    let Some(limit) = memory::address_limit(sysroot)?.filter(|limit| limit.room < bytes) else {
+        return Ok(());
+    };
+    let cause = format!(
+        "guest RAM of {}, but this process may map {} more (ulimit {} is {})",
+        Size(bytes),
+        Size(limit.room),
+        limit.option,
+        Size(limit.limit)
+    );
+    let fix = format!(
+        "raise the limit: ulimit {} unlimited, in a systemd service LimitAS=infinity LimitDATA=infinity",
+        limit.option
+    );
+    Err(Failure::new(&codes::E1301, cause, fix))
+}
+
 /// Is there so much more than a guest of `bytes` of RAM takes that it will still be there when the last page is
 /// touched, whatever else the host does meanwhile? An eighth more, and [`SPARE`].
 pub fn has_spare_memory(sysroot: &Sysroot, bytes: u64) -> Result<bool, Failure> {
     let wanted = with_tables(bytes).saturating_add(bytes / 8).saturating_add(SPARE);
     let host = memory::memory(sysroot)?.available;
-    let cgroup = memory::cgroup_limit(sysroot)?.map_or(u64::MAX, |limit| limit.room);
+    let cgroup = cgroup::memory(sysroot)?.map_or(u64::MAX, |limit| limit.room);
     Ok(host.min(cgroup) >= wanted)
 }
 
@@ -81,7 +102,20 @@ pub fn huge_pages(sysroot: &Sysroot, page: u64, bytes: u64) -> Result<(), Failur
     let (ram, size, kib) = (Size(bytes), Size(page), page / 1024);
     let (free, total) = pool.map_or((0, 0), |pool| (pool.free, pool.total));
     if pool.is_some() && free >= need {
-        return Ok(());
+        address_space(sysroot, bytes)?;
+        let Some(limit) = cgroup::huge_pages(sysroot, page)?.filter(|limit| limit.room < bytes)
+        else {
+            return Ok(());
+        };
+        let cause = format!(
+            "guest RAM of {ram} needs {need} huge pages of {size}, but the control group {} has {} left of its {} ({})",
+            limit.group,
+            Size(limit.room),
+            Size(limit.max),
+            limit.file
+        );
+        let fix = "raise the limit (systemd and docker set none by themselves: look who wrote that file), or take ordinary pages";
+        return Err(Failure::new(&codes::E1307, cause, fix));
     }
     let cause = match pool {
         Some(_) => format!(
@@ -150,6 +184,45 @@ mod tests {
         let failure = memory(&tree.sysroot(), 3 * GIB).unwrap_err();
         assert!(failure.cause.contains("/user.slice"), "{}", failure.cause);
         assert!(failure.cause.contains("3 GiB left of its 4 GiB"), "{}", failure.cause);
+    }
+
+    #[test]
+    fn memory_of_a_version_1_cgroup_counts_as_well() {
+        let tree = basic();
+        tree.file("/proc/self/cgroup", "11:memory:/docker/abc\n0::/system.slice/docker.service\n");
+        let at = "/sys/fs/cgroup/memory/docker/abc";
+        tree.file(&format!("{at}/memory.limit_in_bytes"), (4 * GIB).to_string());
+        tree.file(&format!("{at}/memory.usage_in_bytes"), "209715200");
+        memory(&tree.sysroot(), 3 * GIB).unwrap();
+        let failure = memory(&tree.sysroot(), 4 * GIB).unwrap_err();
+        assert_eq!(failure.code.id, "E1301");
+        assert!(failure.cause.contains("/docker/abc has 3.8 GiB left of its 4 GiB"), "{failure:?}");
+        assert!(!has_spare_memory(&tree.sysroot(), 4 * GIB).unwrap());
+    }
+
+    #[test]
+    fn memory_beyond_the_process_limit_of_address_space_is_refused() {
+        let tree = basic();
+        let line = "Max address space         4294967296           unlimited            bytes\n";
+        tree.file("/proc/self/limits", limits(8 << 20, 8 << 20) + line);
+        memory(&tree.sysroot(), 8 * GIB).unwrap();
+        tree.file("/proc/self/limits", line);
+        let failure = memory(&tree.sysroot(), 8 * GIB).unwrap_err();
+        assert_eq!(failure.code.id, "E1301");
+        assert!(failure.fix.contains("ulimit -v unlimited"), "{}", failure.fix);
+    }
+
+    #[test]
+    fn huge_pages_beyond_the_cgroups_limit_are_refused_though_the_pool_has_them() {
+        let tree = basic();
+        for (name, value) in [("nr_hugepages", "10"), ("free_hugepages", "10")] {
+            tree.file(&format!("/sys/kernel/mm/hugepages/hugepages-1048576kB/{name}"), value);
+        }
+        huge_pages(&tree.sysroot(), GIB, 8 * GIB).unwrap();
+        tree.file("/sys/fs/cgroup/user.slice/hugetlb.1GB.max", (4 * GIB).to_string());
+        let failure = huge_pages(&tree.sysroot(), GIB, 8 * GIB).unwrap_err();
+        assert_eq!(failure.code.id, "E1307");
+        assert!(failure.cause.contains("4 GiB left of its 4 GiB (hugetlb.1GB.max)"), "{failure:?}");
     }
 
     #[test]

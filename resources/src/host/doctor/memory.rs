@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        cgroup::{self, CgroupLimit},
         memory::{self, TransparentHugePages},
         pci::HostFunction,
     },
@@ -48,15 +49,22 @@ pub(super) fn free(host: &Host<'_>) -> Answer {
         Size(memory.available),
         Size(memory.total)
     ))];
-    if let Some(limit) = memory::cgroup_limit(host.sysroot)? {
+    if let Some(limit) = cgroup::memory(host.sysroot)? {
+        found.push(Outcome::info(format!("the control group {}", leaves(&limit))));
+    }
+    if let Some(limit) = memory::address_limit(host.sysroot)? {
         found.push(Outcome::info(format!(
-            "the control group {} leaves {} of its {}",
-            limit.group,
+            "this process may map {} more (ulimit {})",
             Size(limit.room),
-            Size(limit.max)
+            limit.option
         )));
     }
     Ok(found)
+}
+
+fn leaves(limit: &CgroupLimit) -> String {
+    let CgroupLimit { group, file, max, room } = limit;
+    format!("{group} leaves {} of its {} ({file})", Size(*room), Size(*max))
 }
 
 /// 36: pools, and what the kernel does by itself.
@@ -70,6 +78,12 @@ pub(super) fn huge_pages(host: &Host<'_>) -> Answer {
                 "{free} of {total} huge pages of {} are free",
                 Size(size)
             )));
+            if let Some(limit) = cgroup::huge_pages(host.sysroot, size)? {
+                found.push(Outcome::info(format!(
+                    "of huge pages the control group {}",
+                    leaves(&limit)
+                )));
+            }
         }
     }
     found.push(match memory::transparent_huge_pages(host.sysroot)? {
