@@ -24,6 +24,8 @@ pub(crate) enum HostKind {
     Big,
     /// One CPU, and a clock that counts its instructions.
     Counted,
+    /// Two CPUs that one thread of the emulator runs in turns: what happens here is no race of the emulator's threads.
+    OneThread,
     /// No IOMMU at all.
     NoIommu,
     /// A workstation: a console on its graphics card, cards behind a bridge in one group, a card that resets by its bus.
@@ -64,6 +66,17 @@ pub(crate) struct Device {
     pub backing: Backing,
 }
 
+/// How the emulator runs the CPUs of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// Two CPUs, each with a thread of its own.
+    Threads,
+    /// Two CPUs, run in turns by one thread.
+    OneThread,
+    /// One CPU, and a clock that counts its instructions.
+    Instructions,
+}
+
 /// The IOMMU of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Iommu {
@@ -81,8 +94,8 @@ pub(crate) struct Host {
     pub name: &'static str,
     /// MiB of memory of L1.
     pub memory_mib: u64,
-    /// Does its clock count instructions?
-    pub counted: bool,
+    /// How the emulator runs its CPUs.
+    pub clock: Clock,
     iommu: Iommu,
     /// Its functions.
     pub devices: Vec<Device>,
@@ -136,6 +149,9 @@ impl Host {
             HostKind::Counted => {
                 ("counted", 3072, intel, vec![device("nvme0", 4, 0, "nvme", disk)])
             }
+            HostKind::OneThread => {
+                ("one-thread", 3072, intel, vec![device("nvme0", 4, 0, "nvme", disk)])
+            }
             HostKind::NoIommu => {
                 ("no-iommu", 1024, Iommu::None, vec![device("nvme0", 4, 0, "nvme", disk)])
             }
@@ -143,8 +159,12 @@ impl Host {
             HostKind::Here => ("here", 0, Iommu::None, Vec::new()),
         };
         let root_ports = if kind == HostKind::Many { devices.len() } else { 0 };
-        let counted = kind == HostKind::Counted;
-        Self { kind, name, memory_mib, counted, iommu, devices, root_ports }
+        let clock = match kind {
+            HostKind::Counted => Clock::Instructions,
+            HostKind::OneThread => Clock::OneThread,
+            _ => Clock::Threads,
+        };
+        Self { kind, name, memory_mib, clock, iommu, devices, root_ports }
     }
 
     /// This machine with one real device, which scenarios know as `device`.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     fetch::{Kernel, Tools},
     files,
-    hosts::Host,
+    hosts::{Clock, Host},
     initramfs::Initramfs,
     paths::Paths,
     progress::Progress,
@@ -108,10 +108,11 @@ impl L1 {
             memory_mib: host.memory_mib,
             devices: host.qemu_arguments(&run)?,
             run: &run,
-            counted: host.counted,
+            clock: host.clock,
             purpose,
         })?;
-        let end = Instant::now() + Duration::from_secs(if host.counted { 400 } else { 180 });
+        let end = Instant::now()
+            + Duration::from_secs(if host.clock == Clock::Threads { 180 } else { 400 });
         loop {
             match qemu.line(Duration::from_millis(250))? {
                 Some(line) if line == "ready" => break,
@@ -121,8 +122,8 @@ impl L1 {
                 _ => progress.tick(""),
             }
         }
-        // Its clock counts instructions: seconds there are minutes here.
-        let life = if host.counted { LIFE * 10 } else { LIFE };
+        // Where a clock counts instructions, seconds there are minutes here.
+        let life = if host.clock == Clock::Instructions { LIFE * 10 } else { LIFE };
         Ok(Self { qemu, run, console_seen: 0, life })
     }
 

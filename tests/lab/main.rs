@@ -127,8 +127,13 @@ fn run(command: Command) -> Result<bool> {
             if list {
                 return Ok(show(&scenarios, wanted));
             }
-            let chosen: Vec<Scenario> =
-                scenarios.into_iter().filter(|scenario| wanted(&scenario.name)).collect();
+            let chosen: Vec<Scenario> = scenarios
+                .into_iter()
+                .filter(|scenario| match scenario.nightly {
+                    true => filter.contains(&scenario.name),
+                    false => wanted(&scenario.name),
+                })
+                .collect();
             let mut report = Report::default();
             cargo::run(&paths, wanted, &mut report);
             if !chosen.is_empty() {
@@ -171,7 +176,8 @@ fn show(scenarios: &[Scenario], wanted: impl Fn(&str) -> bool) -> bool {
     }
     for scenario in scenarios.iter().filter(|scenario| wanted(&scenario.name)) {
         let host = hosts::Host::of(scenario.host).name;
-        result(format!("{:<28} {} [{host}]", scenario.name, scenario.about));
+        let nightly = if scenario.nightly { ", only by its whole name" } else { "" };
+        result(format!("{:<28} {} [{host}{nightly}]", scenario.name, scenario.about));
     }
     true
 }

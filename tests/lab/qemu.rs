@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::files;
+use crate::{files, hosts::Clock};
 
 /// L1's kernel console on L0, in the directory of the boot.
 pub(crate) const CONSOLE: &str = "l1-console.log";
@@ -38,8 +38,8 @@ pub(crate) struct Machine<'a> {
     pub run: &'a Path,
     /// IOMMU and devices.
     pub devices: Vec<String>,
-    /// Count instructions instead of time, with one CPU?
-    pub counted: bool,
+    /// How its CPUs are run.
+    pub clock: Clock,
     /// What it is booted for.
     pub purpose: Purpose,
 }
@@ -70,10 +70,10 @@ impl Qemu {
         let run = machine.run;
         let mut arguments: Vec<String> = [
             "-M q35 -cpu max,family=25,model=1,stepping=1",
-            if machine.counted {
-                "-accel tcg,thread=single -icount shift=0,sleep=off -smp 1"
-            } else {
-                "-accel tcg,thread=multi -smp 2"
+            match machine.clock {
+                Clock::Instructions => "-accel tcg,thread=single -icount shift=0,sleep=off -smp 1",
+                Clock::OneThread => "-accel tcg,thread=single -smp 2",
+                Clock::Threads => "-accel tcg,thread=multi -smp 2",
             },
             "-display none -nodefaults -no-user-config -no-reboot",
             "-serial file:l1-console.log",

@@ -19,6 +19,8 @@ pub(crate) struct Scenario {
     pub real: bool,
     /// Seconds after which it has failed.
     pub limit: u32,
+    /// Takes so long that it runs only when its whole name is given.
+    pub nightly: bool,
     /// The guests.
     pub vms: Vec<Vm>,
     /// The script in L1. Empty: bind every passed device, run every guest to its end, one after the other.
@@ -39,6 +41,7 @@ impl Scenario {
             strait_only: false,
             real: false,
             limit: 120,
+            nightly: false,
             vms: Vec::new(),
             script: String::new(),
             checks: Vec::new(),
@@ -67,6 +70,12 @@ impl Scenario {
     /// Needs longer or shorter than usual.
     pub(crate) fn limit(mut self, seconds: u32) -> Self {
         self.limit = seconds;
+        self
+    }
+
+    /// Runs only when its whole name is given.
+    pub(crate) fn nightly(mut self) -> Self {
+        self.nightly = true;
         self
     }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     files,
-    hosts::{Host, HostKind},
+    hosts::{Clock, Host, HostKind},
     l1::{Ingredients, L1},
     monitor::{GuestFiles, functions, path_word, quoted},
     paths::Paths,
@@ -123,7 +123,7 @@ impl<'a> Bench<'a> {
         let job = run.join("jobs").join(&name);
         files::fresh_directory(&job)?;
         fs::write(job.join("job.sh"), script)?;
-        let limit = Duration::from_secs(if host.counted { 900 } else { 400 });
+        let limit = Duration::from_secs(if host.clock == Clock::Instructions { 900 } else { 400 });
         let ended = l1.job(&name, limit);
         let console = match &ended {
             Ok(ended) => ended.console.clone(),

@@ -9,6 +9,7 @@ mod boot;
 mod chest;
 mod doctor;
 mod edu;
+mod emulator;
 mod framebuffer;
 pub(crate) mod gpu;
 mod hiding;
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(nvme::scenarios());
     all.extend(gpu::scenarios());
     all.extend(edu::scenarios());
+    all.extend(emulator::scenarios());
     all.extend(net::scenarios());
     all.extend(bars::scenarios());
     all.extend(hostile::scenarios());
