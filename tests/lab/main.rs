@@ -34,6 +34,7 @@ mod runner;
 mod scenario;
 mod scenarios;
 mod shell;
+mod truth;
 #[path = "agent/words.rs"]
 mod words;
 

@@ -21,7 +21,8 @@ use crate::{
     progress::say,
     qemu::Purpose,
     report::{Flaky, Report, Verdict},
-    scenario::{GuestKernel, Scenario, Vm},
+    scenario::{Ending, GuestKernel, Scenario, Vm},
+    truth,
 };
 
 /// How to run.
@@ -199,6 +200,9 @@ impl<'a> Runner<'a> {
         }
         // A guest that never ran makes every other check fail as well: say the first cause only.
         if reasons.is_empty() {
+            for vm in scenario.vms.iter().filter(|vm| strait && vm.ending == Ending::Done) {
+                reasons.extend(truth::check(outcome, vm).err());
+            }
             let more = scenario.strait_checks.iter().filter(|_| strait);
             let checks = scenario.checks.iter().chain(more);
             reasons.extend(checks.filter_map(|check| check(outcome).err()));

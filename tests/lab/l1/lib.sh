@@ -76,17 +76,34 @@ bindings() {
     done
 }
 
-# run_vm NAME COMMAND...: run to the end; output, status and times are kept by name.
+# run_vm NAME COMMAND...: run to the end; output, status and times are kept by name. What strait says of the machine before
+# (--dry-run) and meanwhile (inspect) is kept, too, unless COMPARE=no.
 run_vm() {
-    local n=$1
+    local n=$1 compare=no pid
     shift
     echo "$*" >$J/$n.command
+    [ "$1 $2" != "strait run" ] || compare=${COMPARE:-yes}
+    [ $compare = no ] || "$@" --dry-run --json </dev/null >$J/$n.plan.json 2>/dev/null
     cut -d' ' -f1 /proc/uptime >$J/$n.begin
     "$@" </dev/null >$J/$n.serial 2>$J/$n.err &
-    echo $! >$J/$n.pid
-    wait $!
+    pid=$!
+    echo $pid >$J/$n.pid
+    [ $compare = no ] || look_at $n $pid &
+    wait $pid
     echo $? >$J/$n.rc
     cut -d' ' -f1 /proc/uptime >$J/$n.end
+}
+
+# look_at NAME PID: what strait says of its guest once that has come to its init.
+look_at() {
+    until grep -q "LAB up=" $J/$1.serial; do
+        [ ! -e $J/$1.rc ] || return
+        usleep 200000
+    done
+    strait inspect $2 --json </dev/null >$J/$1.inspect 2>$J/$1.inspect.err || rm $J/$1.inspect
+    # A guest that ended meanwhile owes no answer.
+    [ ! -e $J/$1.rc ] || echo late >$J/$1.inspect.late
+    [ ! -e $J/$1.inspect ] || mv $J/$1.inspect $J/$1.inspect.json
 }
 
 # wait_mark NAME MARK SECONDS: until the guest has said so.
