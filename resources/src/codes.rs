@@ -92,6 +92,7 @@ codes! {
     E8001 8 "the guest died of a triple fault"
     E8002 8 "KVM could not continue the guest"
     E8003 8 "a passed device was lost"
+    E8004 0 "the guest's console is incomplete"
     E8051 8 "a run of strait bench did not end"
     E9001 9 "internal error"
 }

@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
 };
 
@@ -33,8 +33,14 @@ pub(crate) struct Ahead {
     pub(crate) loading: Loading,
 }
 
-/// A kernel and what goes with it, being read by a thread.
-pub(crate) struct Loading(JoinHandle<Result<Loaded, BootError>>);
+/// A kernel and what goes with it, being read by a thread. Files may take any time: whoever waits looks at
+/// [`Loading::is_done`], and at other things too. Dropping this lets the thread be; RAM lasts as long as it does.
+pub(crate) struct Loading {
+    outcome: Outcome,
+    thread: JoinHandle<()>,
+}
+
+type Outcome = Arc<Mutex<Option<Result<Loaded, BootError>>>>;
 
 impl Ahead {
     /// Begins. `behind`: pinning gives way to the guest.
@@ -46,7 +52,8 @@ impl Ahead {
     ) -> Result<Self, Failure> {
         let no_thread = internal("starting a thread");
         let ram = GuestRam::new(ranges, config.memory.pages)?;
-        let loading = Loading::start(&ram, &config.kernel, ranges).map_err(&no_thread)?;
+        let loading =
+            Loading::start(&ram, &config.kernel, ranges, true, control).map_err(&no_thread)?;
         let pinning = match config.vfio.is_empty() {
             true => None,
             false => Some(Pinning::start(&ram, control, behind).map_err(&no_thread)?),
@@ -54,38 +61,59 @@ impl Ahead {
         Ok(Self { ram, pinning, loading })
     }
 
-    /// Gives RAM back, so that there is room for another.
+    /// Gives RAM back, so that there is room for another. Once [`Loading::is_done`]: its failures are met again with the
+    /// same file.
     pub(crate) fn give_up(self) {
-        drop(self.pinning);
-        // The next one meets the same file.
-        drop(self.loading.0.join());
+        drop(self);
     }
 }
 
 impl Loading {
-    fn start(ram: &Arc<GuestRam>, kernel: &Kernel, ranges: &[AddressRange]) -> io::Result<Self> {
+    /// Begins. `fresh`: no guest has run in `ram`. `control` is nudged at the end.
+    pub(crate) fn start(
+        ram: &Arc<GuestRam>,
+        kernel: &Kernel,
+        ranges: &[AddressRange],
+        fresh: bool,
+        control: &Arc<Control>,
+    ) -> io::Result<Self> {
         let (ram, kernel, ranges) = (Arc::clone(ram), kernel.clone(), ranges.to_vec());
+        let (outcome, control) = (Outcome::default(), Arc::clone(control));
         let thread = thread::Builder::new().name("load".to_owned()).stack_size(STACK);
+        let told = Arc::clone(&outcome);
         let load = move || {
             let began = phases::now();
-            let loaded = load(&ram, &kernel, &ranges, true);
+            let loaded = load(&ram, &kernel, &ranges, fresh);
             phases::done_beside("kernel loaded", began);
-            loaded
+            // RAM may be given back as soon as it is known that nobody writes into it.
+            drop(ram);
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(loaded);
+            control.nudge();
         };
-        thread.spawn(load).map(Self)
+        let thread = thread.spawn(load)?;
+        Ok(Self { outcome, thread })
     }
 
-    /// Waits for the end of it.
+    /// Has it come to its end?
+    pub(crate) fn is_done(&self) -> bool {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+            || self.thread.is_finished()
+    }
+
+    /// What came of it; waits for the end of it.
     pub(crate) fn finish(self) -> Result<Loaded, Failure> {
-        let loaded = self.0.join().map_err(|_| {
-            internal("loading the kernel")(io::Error::other("the thread panicked, see above"))
-        })?;
+        let joined = self.thread.join();
+        let loaded = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (Ok(()), Some(loaded)) = (joined, loaded) else {
+            let panicked = io::Error::other("the thread panicked, see above");
+            return Err(internal("loading the kernel")(panicked));
+        };
         loaded.map_err(|error| error.into_failure())
     }
 }
 
 /// Kernel, initramfs and command line into RAM at `ranges`; `fresh`: no guest has run in it.
-pub(crate) fn load(
+fn load(
     ram: &GuestRam,
     kernel: &Kernel,
     ranges: &[AddressRange],

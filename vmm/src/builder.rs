@@ -39,14 +39,15 @@ use strait_resources::{
     host::{check, check::Bindable, cpu, sysroot::Sysroot},
     range::AddressRange,
 };
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::{
     ahead::Ahead,
     binding::{self, Binder, Guard, Owned},
-    config::{Hide, Idle, Kernel, P2p, Pages, Pin, RunConfig, Serial},
-    control::{Control, install_kick_handler},
-    events::{EventLoop, open_serial},
+    config::{Hide, Idle, Kernel, P2p, Pages, Pin, RunConfig},
+    console::Console,
+    control::{Control, Request, install_kick_handler},
+    events::EventLoop,
     inspect::{guest::Subject, socket::Socket},
     irq::{KvmIrqLine, KvmMsiRouter, Routes},
     machine::{Image, Machine, acpi_tables},
@@ -54,7 +55,7 @@ use crate::{
     passthrough::{Built, Candidates, Opened, Selection},
     phases,
     pinning::{Gate, Pinning},
-    report,
+    report, signals,
     tsc::Told,
     vcpu::Vcpu,
     vm::{Host, Memslots, NewVm, Vm},
@@ -120,6 +121,8 @@ pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failur
     report::warnings(&selection.warnings);
     check::kvm(&sysroot)?;
     check_memory(&sysroot, config)?;
+    signals::hold().map_err(internal("installing a signal handler"))?;
+    report::never_wait();
     // A part of the machine, the last: the devices go back to their drivers however it ends.
     let guard = match owned {
         Owned::Taken(guard) => Some(guard),
@@ -127,7 +130,14 @@ pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failur
     };
     let behind = pins_behind(&sysroot, config)?;
     phases::done("checks of host and device");
-    let end = build(config, file, vm, &selection, &plan, behind, guard).and_then(Machine::run);
+    let end = match build(config, file, vm, &selection, &plan, behind, guard) {
+        Ok(Some(machine)) => machine.run(),
+        Ok(None) => {
+            log::info!("strait was told to end before the guest ran");
+            Ok(0)
+        }
+        Err(failure) => Err(failure),
+    };
     phases::over();
     end
 }
@@ -228,6 +238,7 @@ fn raise_memlock() -> Result<(), Failure> {
         .map_err(|error| internal("raising the locked-memory limit")(error.into()))
 }
 
+/// `None`: strait was told to end meanwhile. What takes its time is looked at in between.
 fn build(
     config: &RunConfig,
     file: Option<String>,
@@ -236,9 +247,10 @@ fn build(
     expected: &Plan,
     behind: bool,
     guard: Option<Guard>,
-) -> Result<Machine, Failure> {
+) -> Result<Option<Machine>, Failure> {
     // Workers fault RAM in and the kernel is read from here on.
     let control = Arc::new(Control::new().map_err(internal("making an eventfd"))?);
+    let mut events = EventLoop::new(&control).map_err(internal("making the event loop"))?;
     let mut ahead = Ahead::start(config, &expected.ram, behind, &control)?;
 
     let (host, vm) = vm.finish()?;
@@ -257,6 +269,9 @@ fn build(
     };
 
     phases::done("device opened");
+    if signals::have_come() {
+        return Ok(None);
+    }
 
     let supported = host.supported_cpuid()?;
     let physical_bits = Host::physical_bits(&supported);
@@ -279,6 +294,9 @@ fn build(
 
     if plan.ram != expected.ram {
         log::info!("VFIO knows more of the IOMMU than the host's sysfs: RAM lies elsewhere");
+        if ended_before(&mut events, || ahead.loading.is_done())? {
+            return Ok(None);
+        }
         ahead.give_up();
         ahead = Ahead::start(config, &plan.ram, behind, &control)?;
     }
@@ -303,10 +321,10 @@ fn build(
         .collect::<io::Result<Vec<_>>>()
         .map_err(internal("giving RAM to KVM"))?;
 
-    let mut events = EventLoop::new(&control).map_err(internal("making the event loop"))?;
     let routes = Routes::new(vm.fd()).map_err(internal("routing interrupts"))?;
     let bus = Arc::new(Bus::new());
-    let power = legacy(config, &plan, &vm, &bus, &control, &mut events)?;
+    let mut console = Console::open(&config.serial)?;
+    let power = legacy(&plan, &vm, &bus, &control, &mut console)?;
 
     let root = root_complex(&plan, physical_bits, &bus, Arc::clone(&slots), &control, &gate)?;
     let mut watched = Vec::new();
@@ -354,13 +372,16 @@ fn build(
         vm.idle_natively(config.cpu.count.get().into(), cpus)?;
     }
     let vcpus = vcpus(config, &host, &vm, &supported)?;
+    if ended_before(&mut events, || loading.is_done())? {
+        return Ok(None);
+    }
     let mut loaded = loading.finish()?;
     let mut kernel = config.kernel.clone();
     if let Some(khz) = vcpus.first().and_then(Vcpu::tsc_khz) {
         kernel.cmdline = Told::of(&Sysroot::host(), config).cmdline(&kernel.cmdline, Some(khz));
         loaded.set_cmdline(ram.memory(), &kernel.cmdline).map_err(|error| error.into_failure())?;
     }
-    Ok(Machine {
+    Ok(Some(Machine {
         image: Image {
             plan,
             apic_ids: apic_ids(config),
@@ -375,7 +396,7 @@ fn build(
         loaded,
         pinning,
         behind,
-        raw_terminal: config.serial == Serial::Stdio,
+        console,
         events,
         control,
         power,
@@ -388,25 +409,33 @@ fn build(
         vm,
         ram,
         guard,
-    })
+    }))
+}
+
+/// Waits for `ready`; whether strait was told to end before it was. That RAM cannot be had is a failure.
+fn ended_before(events: &mut EventLoop, ready: impl Fn() -> bool) -> Result<bool, Failure> {
+    match events.wait_until(ready, || ()).map_err(internal("waiting for events"))? {
+        None => Ok(false),
+        Some(Request::Crash(failure)) => Err(*failure),
+        Some(Request::Quit | Request::PowerOff | Request::Reset) => Ok(true),
+    }
 }
 
 /// COM1, the clock, the keyboard controller's reset line and the power management block, which is returned because a
 /// reset has to reach it.
 fn legacy(
-    config: &RunConfig,
     plan: &Plan,
     vm: &Vm,
     bus: &Bus,
     control: &Arc<Control>,
-    events: &mut EventLoop,
+    console: &mut Console,
 ) -> Result<Arc<AcpiPm>, Failure> {
-    let (input, output) = open_serial(&config.serial)?;
-    let interrupt = EventFd::new(EFD_NONBLOCK).map_err(internal("making an eventfd"))?;
+    let no_eventfd = internal("making an eventfd");
+    let interrupt = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(&no_eventfd)?;
     vm.register_irq(&interrupt, layout::SERIAL_IRQ)?;
-    let serial = Arc::new(serial::Serial::new(interrupt, output));
-    let typed = Arc::clone(&serial);
-    events.add_serial_input(input, Box::new(move |bytes| typed.input(bytes)));
+    let wake = console.wake().map_err(&no_eventfd)?;
+    let serial = Arc::new(serial::Serial::new(interrupt, console.output(), wake));
+    console.connect(&serial, control).map_err(internal("starting a thread"))?;
 
     let machine = || Arc::clone(control) as Arc<dyn MachineControl>;
     let above: u64 =
@@ -460,7 +489,8 @@ fn watch(events: &mut EventLoop, devices: &Opened, selection: &Selection) -> Res
             if device.irq(index).count == 0 {
                 continue;
             }
-            let event = EventFd::new(EFD_NONBLOCK).map_err(internal("making an eventfd"))?;
+            let event =
+                EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(internal("making an eventfd"))?;
             if let Err(error) = device.set_triggers(index, 0, &[Some(&event)]) {
                 log::warn!("{bdf} does not report {index:?} events: {error}");
                 continue;

@@ -22,11 +22,11 @@ use strait_devices::{
 use strait_resources::{codes, failure::Failure};
 
 use crate::{
-    ahead,
+    ahead::Loading,
     binding::Guard,
     builder::internal,
     config::Kernel,
-    console::RawTerminal,
+    console::Console,
     control::{Control, Request},
     events::EventLoop,
     memory::GuestRam,
@@ -58,8 +58,7 @@ pub(crate) struct Machine {
     pub(crate) image: Image,
     /// The kernel that is in RAM, for the first start.
     pub(crate) loaded: Loaded,
-    /// Standard input is the guest's console.
-    pub(crate) raw_terminal: bool,
+    pub(crate) console: Console,
     pub(crate) ram: Arc<GuestRam>,
     /// Gives the devices back to the host's drivers.
     pub(crate) guard: Option<Guard>,
@@ -86,11 +85,6 @@ pub(crate) fn acpi_tables(machine: &AcpiMachine<'_>) -> Result<AcpiTables, Failu
 }
 
 impl Image {
-    /// Kernel, initramfs and command line, over what a guest has left. The same each time: the plan does not change.
-    fn load(&self, ram: &GuestRam) -> Result<Loaded, Failure> {
-        ahead::load(ram, &self.kernel, &self.plan.ram, false).map_err(|error| error.into_failure())
-    }
-
     /// Writes what the kernel is told and the ACPI tables; says how the boot CPU starts.
     fn prepare(&self, ram: &GuestRam, loaded: &Loaded) -> Result<BootState, Failure> {
         let machine = AcpiMachine {
@@ -113,26 +107,24 @@ impl Machine {
     /// Runs the guest until it powers off, crashes, or strait is told to end. The exit status.
     pub(crate) fn run(mut self) -> Result<u8, Failure> {
         let boot = self.image.prepare(&self.ram, &self.loaded)?;
-        let terminal = match self.raw_terminal {
-            true => RawTerminal::enter().map_err(internal("making the terminal raw"))?,
-            false => None,
-        };
+        self.console.guest_runs().map_err(internal("making the terminal raw"))?;
         let threads = self.start(boot)?;
         phases::done("vCPUs started");
         let end = self.serve(&threads);
         self.guard.iter().for_each(Guard::prepare);
         self.control.stop(threads);
-        drop(terminal);
-        self.take_apart();
+        self.console.guest_is_over();
+        self.take_apart().finish();
         end
     }
 
     /// The way back: what signals and maps goes before what it signals and maps into. Somebody may wait for the devices:
     /// they go back to their drivers while KVM's part of the machine and RAM, which they know nothing of any more, are
     /// given up beside that. KVM's device for VFIO, which goes with the domain, keeps the rest of KVM alive until then.
-    fn take_apart(self) {
+    /// What is left is the console, for whose reader nothing of this waits.
+    fn take_apart(self) -> Console {
         let Self { pinning, events, root, bus, resets, devices, dma, .. } = self;
-        let Self { ram_slots, vm, ram, guard, .. } = self;
+        let Self { ram_slots, vm, ram, guard, console, .. } = self;
         drop(pinning);
         drop(events);
         root.clear();
@@ -149,6 +141,7 @@ impl Machine {
                 log::debug!("no thread for the machine's end: {error}");
             }
         });
+        console
     }
 
     fn start(&mut self, boot: BootState) -> Result<Vec<JoinHandle<()>>, Failure> {
@@ -183,8 +176,10 @@ impl Machine {
                 Request::Crash(failure) => return Err(*failure),
                 Request::Reset => {
                     self.control.pause(threads);
-                    self.reset()?;
-                    early = self.prepare()?;
+                    early = self.reset()?;
+                    if early.is_none() {
+                        early = self.prepare()?;
+                    }
                     if early.is_none() {
                         self.control.resume_reset(threads.len());
                     }
@@ -208,8 +203,8 @@ impl Machine {
         came.map_err(internal("waiting for guest RAM"))
     }
 
-    /// Everything as at the start, with devices reset and RAM as the guest left it. No vCPU runs.
-    fn reset(&self) -> Result<(), Failure> {
+    /// Everything as at the start, with devices reset and RAM as the guest left it. No vCPU runs. What came instead.
+    fn reset(&mut self) -> Result<Option<Request>, Failure> {
         self.root.reset();
         for reset in &self.resets.hot {
             if let Err(error) = reset.perform() {
@@ -220,7 +215,18 @@ impl Machine {
         self.devices.check_alive()?;
         self.power.reset();
         self.vm.reset()?;
-        let loaded = self.image.load(&self.ram)?;
-        self.image.prepare(&self.ram, &loaded).map(drop)
+        // Kernel, initramfs and command line, over what a guest has left. The same each time: the plan does not change.
+        let Image { kernel, plan, .. } = &self.image;
+        let loading = Loading::start(&self.ram, kernel, &plan.ram, false, &self.control)
+            .map_err(internal("starting a thread"))?;
+        let came = self
+            .events
+            .wait_until(|| loading.is_done(), || ())
+            .map_err(internal("waiting for events"))?;
+        if came.is_some() {
+            return Ok(came);
+        }
+        let loaded = loading.finish()?;
+        self.image.prepare(&self.ram, &loaded).map(|_| None)
     }
 }

@@ -23,6 +23,8 @@ mod phases;
 mod pinning;
 mod report;
 mod resident;
+mod signals;
+mod spare;
 mod tsc;
 mod vcpu;
 mod vm;
@@ -72,11 +74,13 @@ fn main() -> ExitCode {
 }
 
 fn ended(end: Result<u8, Failure>) -> ExitCode {
-    match end {
+    let status = match end {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
             report::failure(&failure);
             ExitCode::from(failure.code.exit)
         }
-    }
+    };
+    report::finish();
+    status
 }

@@ -3,6 +3,7 @@
 //! Everything but a command's own output goes to standard error. Text is written with its colours in it;
 //! `anstream` takes them out when it is not for a terminal, or when NO_COLOR says so.
 
+mod behind;
 pub(crate) mod dry_run;
 mod logger;
 
@@ -19,6 +20,8 @@ use strait_arch::plan::Plan;
 use strait_resources::{bdf::Bdf, codes, failure::Failure, names::Names};
 
 use crate::{config::RunConfig, passthrough::Selection};
+use behind::say;
+pub(crate) use behind::{finish, never_wait};
 pub(crate) use logger::log_to_stderr;
 
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -193,6 +196,7 @@ pub(crate) fn end_on_panic(restore: fn()) {
             "this is a mistake in strait: please report it with the command line and these lines";
         failure(&Failure::new(&codes::E9001, format!("panic{place}: {message}"), fix));
         // The other threads cannot go on without this one, and the kernel takes devices and memory back.
+        finish();
         std::process::exit(codes::E9001.exit.into());
     }));
 }
@@ -204,9 +208,9 @@ pub(crate) fn notes(lines: &[String]) {
     }
 }
 
-/// One write, so that lines of several threads do not mix. When standard error is gone there is nobody to tell.
-fn say(text: &str) {
-    let _ = anstream::stderr().lock().write_all(text.as_bytes());
+/// Of a line that is written over: no newline of its own.
+pub(crate) fn progress(text: &str) {
+    say(text);
 }
 
 fn rendered(failure: &Failure, level: &str, style: Style) -> String {

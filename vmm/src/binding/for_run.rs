@@ -18,9 +18,8 @@ use super::{Binder, Guard, Kind, session_peers};
 use crate::{
     builder::internal,
     config::{Managed, RunConfig},
-    events::hold_signals,
     passthrough::{Candidates, Selection},
-    report,
+    report, signals,
 };
 
 /// Whose the devices are.
@@ -71,7 +70,7 @@ pub(crate) fn owned<'a>(
     let planned = binder.plan(&managed, &allowed)?;
     report::warnings(&planned.warnings);
     // A signal must not end strait between two drivers.
-    hold_signals().map_err(internal("installing a signal handler"))?;
+    signals::hold().map_err(internal("installing a signal handler"))?;
     let others: Vec<HostFunction> = candidates
         .functions()
         .map(|(function, _)| function)

@@ -46,7 +46,7 @@ use crate::{
     binding::{self, Binder, Guard, Kind},
     builder::internal,
     cli::{BenchArgs, BenchCommand},
-    config, events, phases, report,
+    config, phases, report, signals,
 };
 
 /// Single operations that are timed, in each run.
@@ -183,7 +183,7 @@ impl Bench {
     fn run(&self) -> Result<Report, Failure> {
         self.place.prepare(&self.function, self.workload.as_deref(), self.network, &self.guest)?;
         // A signal must not end strait between two drivers; it ends the guest, and that ends the bench.
-        events::hold_signals().map_err(internal("installing a signal handler"))?;
+        signals::hold().map_err(internal("installing a signal handler"))?;
         let mut notes = self.notes.clone();
         let mut all: Vec<(String, Vec<Seen>)> =
             self.names().into_iter().map(|name| (name.to_owned(), Vec::new())).collect();
@@ -291,7 +291,7 @@ impl Bench {
         let log = self.place.scratch().join(format!("{name}-{round}.log"));
         let seen = watch::run(command, &Files { log: &log, phases: &phases }, meters, LIMIT)
             .map_err(internal("watching a run"))?;
-        if events::was_signalled() {
+        if signals::have_come() {
             let cause = "strait bench was told to end";
             return Err(Failure::new(
                 &codes::E8051,

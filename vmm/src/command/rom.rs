@@ -27,7 +27,6 @@ use strait_resources::{
 use crate::{
     cli::{RomArgs, RomCheckArgs, RomCommand, RomDumpArgs},
     config::{Identity, files},
-    events::hold_signals,
     passthrough,
     report::{self, GOOD, QUIET, STRONG, WARNING},
 };
@@ -67,7 +66,7 @@ fn dump(args: &RomDumpArgs) -> Result<(), Failure> {
         return Err(Failure::new(&codes::E2101, cause, fix));
     }
     // Not between switching the decoder on and off.
-    hold_signals().map_err(crate::builder::internal("installing a signal handler"))?;
+    crate::signals::hold().map_err(crate::builder::internal("installing a signal handler"))?;
     let rom::Dump { bytes, images, mut notes } =
         rom::dump(&sysroot, &function, || by_vfio(&function))?;
     let images = images.unwrap_or_else(|error| {

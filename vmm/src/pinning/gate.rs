@@ -1,7 +1,7 @@
 //! Whoever waits for guest RAM: the vCPU that lets a device master the bus, and the user.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -9,7 +9,7 @@ use std::{
 use strait_devices::ports::BusMasterGate;
 
 use super::{Pinned, Pinning, Work};
-use crate::control::Control;
+use crate::{control::Control, report};
 
 /// A wait that is over by then shows no progress.
 const QUIET: Duration = Duration::from_millis(300);
@@ -85,13 +85,13 @@ impl Progress {
         }
         self.shown = true;
         let (percent, mib) = (pinned.percent(), pinned.total >> 20);
-        let _ = write!(io::stderr(), "\r{}: {percent:3} % of {mib} MiB", self.what);
+        report::progress(&format!("\r{}: {percent:3} % of {mib} MiB", self.what));
     }
 
     /// Takes the line away.
     pub(crate) fn end(&mut self) {
         if std::mem::take(&mut self.shown) {
-            let _ = write!(io::stderr(), "\r\x1b[K");
+            report::progress("\r\x1b[K");
         }
     }
 }
