@@ -1,6 +1,8 @@
 //! The whole monitor with tiny guests of a few instructions. Needs /dev/kvm, of any kind; without it every
 //! test here says so and is counted as skipped.
 
+#[path = "machine/console.rs"]
+mod console;
 #[path = "machine/guest.rs"]
 mod guest;
 

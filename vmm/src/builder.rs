@@ -114,6 +114,7 @@ pub(crate) fn draft_of_running(sysroot: &Sysroot, config: &RunConfig) -> Result<
 /// Builds the machine, runs it until its end, takes it apart. The exit status, or why there is no machine. `file` is its
 /// configuration as a text, when it came from one.
 pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failure> {
+    report::never_wait();
     let binder = Binder::host();
     let sysroot = Sysroot::host();
     let vm = NewVm::start().map_err(internal("starting a thread"))?;
@@ -122,7 +123,6 @@ pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failur
     check::kvm(&sysroot)?;
     check_memory(&sysroot, config)?;
     signals::hold().map_err(internal("installing a signal handler"))?;
-    report::never_wait();
     // A part of the machine, the last: the devices go back to their drivers however it ends.
     let guard = match owned {
         Owned::Taken(guard) => Some(guard),

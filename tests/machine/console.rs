@@ -1,0 +1,306 @@
+//! The guest's console through real pipes and real terminals, with readers that stop.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::Duration,
+};
+
+use rustix::{
+    fs::{OFlags, fcntl_setfl},
+    io::ioctl_fionread,
+    pipe::pipe,
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+};
+
+use super::guest::{Guest, kernel, prompted, read_until};
+
+/// Bytes of a paste.
+const PASTE: usize = 1 << 17;
+
+/// A paste: all bytes but Ctrl-A, which is strait's, and 0, which an empty port reads as; in an order that does not repeat with the length of any buffer.
+fn paste() -> Vec<u8> {
+    let bytes = (0_u32..).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8);
+    bytes.filter(|byte| *byte > 1).take(PASTE).collect()
+}
+
+/// What [`summing`] makes of bytes; their order counts.
+fn sum(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |sum, byte| {
+        u32::wrapping_add(u32::wrapping_mul(sum, 0x0100_0193), u32::from(*byte))
+    })
+}
+
+/// Prints `>`, reads so many bytes, prints what they come to and powers off.
+fn summing(count: usize) -> Guest {
+    let count = (count as u32).to_le_bytes();
+    Guest::new()
+        .print(">")
+        // mov ecx,count; xor edi,edi
+        .raw(&[0xb9, count[0], count[1], count[2], count[3], 0x31, 0xff])
+        // mov dx,0x3f8; then, for each byte: in al,dx; movzx eax,al; test eax,eax; jz back;
+        // imul edi,edi,0x01000193; add edi,eax; dec ecx; jnz back. One exit a byte: a port that is not ready reads as 0.
+        .raw(&[0x66, 0xba, 0xf8, 0x03])
+        .raw(&[0xec, 0x0f, 0xb6, 0xc0, 0x85, 0xc0, 0x74, 0xf8])
+        .raw(&[0x69, 0xff, 0x93, 0x01, 0x00, 0x01, 0x01, 0xc7, 0x49, 0x75, 0xed])
+        // mov eax,edi; mov dx,0x3f8; four times: out dx,al; shr eax,8
+        .raw(&[0x89, 0xf8, 0x66, 0xba, 0xf8, 0x03])
+        .raw(&[0xee, 0xc1, 0xe8, 8, 0xee, 0xc1, 0xe8, 8, 0xee, 0xc1, 0xe8, 8, 0xee])
+        .power_off()
+}
+
+/// Prints `>`, then the same byte for ever.
+fn flooding() -> Guest {
+    // mov dx,0x3f8; mov al,'x'; out dx,al; jmp back
+    Guest::new().print(">").raw(&[0x66, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xeb, 0xfd])
+}
+
+/// A terminal: the side of whoever sits in front of it, and the side of programs.
+fn terminal() -> (File, File) {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&master).expect("granted");
+    unlockpt(&master).expect("unlocked");
+    let name = ptsname(&master, Vec::new()).expect("named").into_string().expect("ASCII");
+    let programs = File::options().read(true).write(true).open(name).expect("opened");
+    (File::from(master), programs)
+}
+
+/// strait with `kernel` on a terminal.
+fn on_a_terminal(kernel: &Path) -> (Child, File) {
+    let (user, programs) = terminal();
+    let child = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(["run", "--memory", "32M", "--kernel"])
+        .arg(kernel)
+        .stdin(programs.try_clone().expect("cloned"))
+        .stdout(programs)
+        .spawn()
+        .expect("strait starts");
+    (child, user)
+}
+
+/// Until the reader of `output` has more before it than it reads.
+fn wait_until_full(output: impl AsFd, bytes: u64) {
+    while ioctl_fionread(&output).expect("asked") < bytes {
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("signalled");
+}
+
+/// Ends a child that does not end.
+fn ended(child: &mut Child) -> ExitStatus {
+    for _ in 0..6000 {
+        if let Some(status) = child.try_wait().expect("waited") {
+            return status;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    let _ = child.kill();
+    panic!("strait did not end");
+}
+
+#[test]
+fn long_paste_through_a_pipe_reaches_the_guest_whole_and_in_order() {
+    let Some(file) = kernel(&summing(PASTE)) else { return };
+    let (mut child, mut input, mut output) = prompted(file.path(), &[]);
+    let bytes = paste();
+    input.write_all(&bytes).expect("typed");
+    let mut got = Vec::new();
+    output.read_to_end(&mut got).expect("read");
+    assert_eq!(got, sum(&bytes).to_le_bytes());
+    assert_eq!(ended(&mut child).code(), Some(0));
+}
+
+#[test]
+fn long_paste_into_a_terminal_reaches_the_guest_whole_and_in_order() {
+    let Some(file) = kernel(&summing(PASTE)) else { return };
+    let (mut child, mut user) = on_a_terminal(file.path());
+    read_until(&mut user, b">");
+    let bytes = paste();
+    user.write_all(&bytes).expect("typed");
+    // Ends with an error when the last program has closed the other side.
+    let mut got = Vec::new();
+    let _ = user.read_to_end(&mut got);
+    // Output is cooked.
+    let expected: Vec<u8> = sum(&bytes).to_le_bytes().into_iter().flat_map(cooked).collect();
+    assert_eq!(got, expected);
+    assert_eq!(ended(&mut child).code(), Some(0));
+}
+
+fn cooked(byte: u8) -> Vec<u8> {
+    if byte == b'\n' { b"\r\n".to_vec() } else { vec![byte] }
+}
+
+#[test]
+fn paste_comes_back_from_a_guest_that_echoes_it_byte_for_byte() {
+    let Some(file) = kernel(&Guest::new().print(">").echo().power_off()) else { return };
+    let (mut child, mut input, mut output) = prompted(file.path(), &[]);
+    let mut bytes = paste();
+    bytes.retain(|byte| *byte != b'q');
+    bytes.truncate(64 << 10);
+    bytes.push(b'q');
+    input.write_all(&bytes).expect("typed");
+    let mut got = Vec::new();
+    output.read_to_end(&mut got).expect("read");
+    assert!(got == bytes, "{} bytes of {}", got.len(), bytes.len());
+    assert_eq!(ended(&mut child).code(), Some(0));
+}
+
+#[test]
+fn file_as_standard_input_is_typed_at_the_guest() {
+    let Some(file) = kernel(&Guest::new().echo().power_off()) else { return };
+    let mut input = tempfile::tempfile().expect("a file");
+    let text = [&[b'.'; 5000][..], b"q"].concat();
+    input.write_all(&text).expect("written");
+    std::io::Seek::rewind(&mut input).expect("rewound");
+    let run = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(["run", "--memory", "32M", "--kernel"])
+        .arg(file.path())
+        .stdin(input)
+        .output()
+        .expect("strait starts");
+    assert!(run.stdout == text, "{} bytes", run.stdout.len());
+    assert_eq!(run.status.code(), Some(0));
+}
+
+#[test]
+fn pipe_that_nobody_reads_keeps_neither_sigterm_nor_ctrl_a_x_away() {
+    let Some(file) = kernel(&flooding()) else { return };
+    for by_key in [false, true] {
+        let (mut child, mut input, output) = prompted(file.path(), &[]);
+        wait_until_full(&output, 60_000);
+        // For the guest: it once made the main thread wait for the vCPU.
+        input.write_all(b"typed").expect("typed");
+        match by_key {
+            true => input.write_all(b"\x01x").expect("typed"),
+            false => send(&child, Signal::TERM),
+        }
+        assert_eq!(ended(&mut child).code(), Some(0));
+    }
+}
+
+#[test]
+fn terminal_that_nobody_reads_keeps_neither_sigterm_nor_ctrl_a_x_away() {
+    let Some(file) = kernel(&flooding()) else { return };
+    for by_key in [false, true] {
+        let (mut child, mut user) = on_a_terminal(file.path());
+        read_until(&mut user, b">");
+        wait_until_full(&user, 2048);
+        user.write_all(b"typed").expect("typed");
+        match by_key {
+            true => user.write_all(b"\x01x").expect("typed"),
+            false => send(&child, Signal::TERM),
+        }
+        assert_eq!(ended(&mut child).code(), Some(0));
+    }
+}
+
+#[test]
+fn client_of_the_serial_socket_that_does_not_read_holds_nothing_up() {
+    let Some(file) = kernel(&flooding()) else { return };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("serial");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(["run", "--memory", "32M", "--serial"])
+        .arg(format!("socket={}", path.display()))
+        .arg("--kernel")
+        .arg(file.path())
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("strait starts");
+    let connect = || loop {
+        match UnixStream::connect(&path) {
+            Ok(stream) => break stream,
+            Err(_) => thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    let mut stalled = connect();
+    stalled.write_all(b"typed").expect("typed");
+    // Bytes that come one by one take much of a socket's memory.
+    wait_until_full(&stalled, 200);
+    // The next one is served all the same.
+    let mut next = connect();
+    let mut some = [0; 10_000];
+    next.read_exact(&mut some).expect("read");
+    assert!(some.iter().all(|byte| b">x".contains(byte)));
+    send(&child, Signal::TERM);
+    assert_eq!(ended(&mut child).code(), Some(0));
+    assert!(!path.exists(), "the socket is removed");
+}
+
+/// A pipe for standard error that is full already.
+fn full_pipe() -> (OwnedFd, OwnedFd) {
+    let (reader, writer) = pipe().expect("a pipe");
+    fcntl_setfl(&writer, OFlags::NONBLOCK).expect("set");
+    while rustix::io::write(&writer, &[b'.'; 4096]).is_ok() {}
+    fcntl_setfl(&writer, OFlags::empty()).expect("set");
+    (reader, writer)
+}
+
+#[test]
+fn standard_error_that_nobody_reads_holds_nothing_up() {
+    let Some(file) = kernel(&Guest::new().print("hello").power_off()) else { return };
+    let (_reader, writer) = full_pipe();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(["-vvv", "run", "--memory", "32M", "--kernel"])
+        .arg(file.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(writer)
+        .spawn()
+        .expect("strait starts");
+    let mut said = String::new();
+    child.stdout.take().expect("piped").read_to_string(&mut said).expect("read");
+    assert_eq!((ended(&mut child).code(), said.as_str()), (Some(0), "hello"));
+}
+
+#[test]
+fn signals_of_every_kind_end_a_guest_in_order_or_not_at_all() {
+    let Some(file) = kernel(&Guest::new().print(">").echo().power_off()) else { return };
+    for last in [Signal::INT, Signal::HUP, Signal::QUIT, Signal::TERM] {
+        let (mut child, mut input, mut output) = prompted(file.path(), &[]);
+        for signal in [Signal::USR1, Signal::USR2, Signal::ALARM, Signal::PIPE, Signal::XFSZ] {
+            send(&child, signal);
+        }
+        input.write_all(b"a").expect("typed");
+        read_until(&mut output, b"a");
+        send(&child, last);
+        assert_eq!(ended(&mut child).code(), Some(0), "{last:?}");
+    }
+}
+
+/// As by systemd's LimitFSIZE=.
+#[test]
+fn serial_file_at_its_limit_is_told_of_once_and_the_guest_goes_on() {
+    // mov ecx,20000; mov dx,0x3f8; mov al,'x'; out dx,al; dec ecx; jnz back
+    let guest = Guest::new()
+        .raw(&[0xb9, 0x20, 0x4e, 0, 0, 0x66, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0x49, 0x75, 0xfc])
+        .power_off();
+    let Some(file) = kernel(&guest) else { return };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("console.txt");
+    let run = Command::new("prlimit")
+        .arg("--fsize=8192")
+        .arg(env!("CARGO_BIN_EXE_strait"))
+        .args(["run", "--memory", "32M", "--serial"])
+        .arg(format!("file={}", path.display()))
+        .arg("--kernel")
+        .arg(file.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("prlimit (package util-linux) starts");
+    let told = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert_eq!(run.status.code(), Some(0), "{told}");
+    assert_eq!(std::fs::metadata(&path).expect("made").len(), 8192);
+    assert!(told.contains("after 8192 bytes: File too large"), "{told}");
+    assert!(told.contains("11808 bytes of the guest's console are lost"), "{told}");
+    assert_eq!(told.matches("E8004").count(), 2, "{told}");
+}
