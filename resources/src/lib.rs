@@ -6,6 +6,7 @@ pub mod civil;
 pub mod codes;
 pub mod failure;
 pub mod host;
+pub mod journal;
 pub mod names;
 pub mod nearest;
 pub mod range;
