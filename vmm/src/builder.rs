@@ -43,7 +43,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::{
     ahead::Ahead,
-    binding::{self, Binder, Guard, Owned},
+    binding::{self, Binder, Guard, Owned, View},
     config::{Hide, Idle, Kernel, P2p, Pages, Pin, RunConfig},
     console::Console,
     control::{Control, Request, install_kick_handler},
@@ -68,14 +68,16 @@ struct Prepared {
     owned: Owned,
 }
 
-fn prepare(binder: &Binder, config: &RunConfig) -> Result<Prepared, Failure> {
-    let sysroot = binder.sysroot();
+/// Without a binder nothing is taken.
+fn prepare(view: &View, binder: Option<&Binder>, config: &RunConfig) -> Result<Prepared, Failure> {
+    let sysroot = view.sysroot();
     let Kernel { path, initramfs, cmdline, boot: mode } = &config.kernel;
     let told = Told::of(sysroot, config);
     let longest = told.longest_cmdline(cmdline);
     boot::check(path, initramfs.as_deref(), &longest, *mode, config.memory.size)
         .map_err(|error| told.blamed(error))?;
-    let (candidates, owned) = binding::owned(binder, config, || check_memory(sysroot, config))?;
+    let (candidates, owned) =
+        binding::owned(view, binder, config, || check_memory(sysroot, config))?;
     let pretend = matches!(&owned, Owned::Planned(planned) if !planned.take.is_empty());
     let selection = Selection::of(sysroot, candidates, pretend)?;
     let plan = dry_plan(sysroot, config, &selection)?;
@@ -95,7 +97,7 @@ pub(crate) struct Draft {
 /// What [`run`] would build, on any host; nothing is touched.
 pub(crate) fn draft(sysroot: Sysroot, config: &RunConfig) -> Result<Draft, Failure> {
     let config = RunConfig { dry_run: true, ..config.clone() };
-    let Prepared { selection, plan, owned } = prepare(&Binder::at(sysroot), &config)?;
+    let Prepared { selection, plan, owned } = prepare(&View::at(sysroot), None, &config)?;
     let binding = match owned {
         Owned::Planned(binding) => binding,
         Owned::Before | Owned::Taken(_) => Bindable::default(),
@@ -118,7 +120,7 @@ pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failur
     let binder = Binder::host();
     let sysroot = Sysroot::host();
     let vm = NewVm::start().map_err(internal("starting a thread"))?;
-    let Prepared { selection, plan, owned } = prepare(&binder, config)?;
+    let Prepared { selection, plan, owned } = prepare(&binder, Some(&binder), config)?;
     report::warnings(&selection.warnings);
     check::kvm(&sysroot)?;
     check_memory(&sysroot, config)?;

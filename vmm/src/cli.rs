@@ -12,7 +12,7 @@ mod run;
 use std::{ffi::OsString, path::PathBuf};
 
 pub(crate) use bench::{BenchArgs, BenchCommand, BenchCompareArgs, BenchGuestArgs};
-pub(crate) use bind::{BindArgs, PsArgs, UnbindArgs};
+pub(crate) use bind::{BindArgs, ChangeArgs, PsArgs, UnbindArgs};
 use clap::{
     ArgAction, Args, CommandFactory as _, Parser, Subcommand,
     error::{ContextKind, ContextValue, Error, ErrorKind},

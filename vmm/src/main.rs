@@ -13,6 +13,7 @@ mod config;
 mod console;
 mod control;
 mod events;
+mod files;
 mod inspect;
 mod irq;
 mod machine;
@@ -36,6 +37,7 @@ use strait_resources::failure::Failure;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    files::keep_to_ourselves();
     report::end_on_panic(console::restore);
     let words: Vec<_> = std::env::args_os().collect();
     if words.get(1).is_some_and(|command| command == "run") {

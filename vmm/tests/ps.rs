@@ -15,12 +15,13 @@ fn host() -> Tree {
     tree.file("/proc/200/stat", format!("200 (strait) S {}9 0\n", "0 ".repeat(18)));
     let journal = |pid: u32, bdf: &str, before: &str, screen: &str| {
         format!(
-            r#"{{"process": {{"pid": {pid}, "start": 9}}, "boot": "boot-1", "command": ["strait", "run"], "kind": "run",
+            r#"{{"schema": "strait.journal/2", "process": {{"pid": {pid}, "start": 9}}, "pid_namespace": null, "boot": "boot-1", "command": ["strait", "run"], "kind": "run",
             "settled": false, "functions": [{{"bdf": "{bdf}", "group": 31, "along": false, "before": {before},
-            "screen": {screen}, "stuck": null}}]}}"#
+            "screen": {screen}, "methods": null, "stuck": null}}]}}"#
         )
     };
-    let before = r#"{"driver": "nouveau", "driver_override": null, "power_control": "auto", "d3cold_allowed": "1"}"#;
+    let before = r#"{"driver": "nouveau", "driver_override": null, "power_control": "auto", "d3cold_allowed": "1",
+        "any_driver": false}"#;
     let screen = r#"{"name": "efifb", "driver": "efi-framebuffer", "device": "efi-framebuffer.0", "consoles": []}"#;
     tree.file("/run/strait/journal/run-100-9.json", journal(100, "0000:3b:00.0", before, screen));
     tree.file("/run/strait/journal/run-200-9.json", journal(200, "0000:d8:00.0", "null", "null"));

@@ -17,6 +17,7 @@ mod hostile;
 mod hosts;
 mod net;
 mod nvme;
+mod owners;
 mod reset;
 
 use crate::{
@@ -40,6 +41,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(chest::scenarios());
     all.extend(hosts::scenarios());
     all.extend(binding::scenarios());
+    all.extend(owners::scenarios());
     all.extend(reset::scenarios());
     all.extend(framebuffer::scenarios());
     all.extend(behind::scenarios());

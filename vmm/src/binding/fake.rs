@@ -14,12 +14,15 @@ use strait_resources::{
         pci::{self, HostFunction},
         sysroot::Sysroot,
     },
+    journal::Write,
 };
 
 use super::{
-    Binder,
+    Binder, View,
+    journals::Journals,
     write::{WriteError, Writer},
 };
+use crate::files::Trust;
 
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// The functions of [`Host::card`].
@@ -90,7 +93,9 @@ impl Host {
     }
 
     pub(crate) fn binder(&self) -> Binder {
-        Binder { sysroot: self.sysroot(), writer: Rc::clone(&self.kernel) as _ }
+        let sysroot = self.sysroot();
+        let journals = Journals::new(sysroot.clone(), Trust::Owner);
+        Binder { view: View { sysroot, journals }, writer: Rc::clone(&self.kernel) as _ }
     }
 
     pub(crate) fn file(&self, path: &str, content: &str) {
@@ -266,7 +271,9 @@ impl Kernel {
 }
 
 impl Writer for Kernel {
-    fn write(&self, path: &str, value: &str, _: Duration) -> Result<(), WriteError> {
+    fn write(&self, Write { to, value }: &Write) -> Result<(), WriteError> {
+        let (path, value) = (to.to_string(), value.as_str());
+        let path = path.as_str();
         let refused =
             |source| WriteError::Refused { path: path.to_owned(), value: value.to_owned(), source };
         if self.budget.get() == 0 {

@@ -14,7 +14,7 @@ use strait_resources::{
     },
 };
 
-use super::{Binder, Guard, Kind, session_peers};
+use super::{Binder, Guard, Kind, View, methods, session_peers};
 use crate::{
     builder::internal,
     config::{Managed, RunConfig},
@@ -33,23 +33,25 @@ pub(crate) enum Owned {
 }
 
 /// Finds the devices and takes from the host's drivers what is to be managed, after everything that needs no change
-/// has been checked.
+/// has been checked. Without a binder nothing is taken: it is a dry run.
 pub(crate) fn owned<'a>(
-    binder: &Binder,
+    view: &View,
+    binder: Option<&Binder>,
     config: &'a RunConfig,
     enough_memory: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(Candidates<'a>, Owned), Failure> {
-    let sysroot = binder.sysroot();
-    let root = binder.is_root()?;
-    if root && !config.dry_run {
+    let sysroot = view.sysroot();
+    let root = view.is_root()?;
+    // A guest without devices has nothing to do with what became of others'.
+    if let Some(binder) = binder.filter(|_| root && !config.vfio.is_empty()) {
         let undone = binder.recover()?;
         report::notes(&undone.lines);
         report::warnings(&undone.warnings);
     }
     let candidates = Candidates::find(sysroot, &config.vfio)?;
-    may_release(binder, config, &candidates, root)?;
-    let methods = methods(binder, config, &candidates, root)?;
-    let managed = match managed(binder, &candidates, root)? {
+    may_release(view, config, &candidates, root)?;
+    let methods = changes(view, binder.is_none(), &candidates, root)?;
+    let managed = match managed(view, &candidates, root)? {
         Some(managed) if root && !(managed.is_empty() && methods.is_empty()) => managed,
         _ => return Ok((candidates, Owned::Before)),
     };
@@ -58,9 +60,9 @@ pub(crate) fn owned<'a>(
         release_fb: config.release_fb,
         peers: session_peers(),
     };
-    if config.dry_run {
-        return Ok((candidates, Owned::Planned(binder.plan(&managed, &allowed)?)));
-    }
+    let Some(binder) = binder else {
+        return Ok((candidates, Owned::Planned(view.plan(&managed, &allowed)?)));
+    };
     let on_vfio = managed.iter().all(HostFunction::is_on_vfio);
     if on_vfio && methods.is_empty() && binder.plan(&managed, &allowed)?.take.is_empty() {
         return Ok((candidates, Owned::Before));
@@ -88,41 +90,41 @@ pub(crate) fn owned<'a>(
             log::info!("{} was taken from {driver}", entry.bdf);
         }
         if let Some(methods) = &entry.methods {
-            log::info!("{} is reset by: {methods}", entry.bdf);
+            log::info!("{} is reset by: {}", entry.bdf, methods::shown(methods));
         }
     }
     Ok((Candidates::find(sysroot, &config.vfio)?, Owned::Taken(guard)))
 }
 
 /// What `reset_method` must hold for the resets that the user wants: only root may change it.
-fn methods(
-    binder: &Binder,
-    config: &RunConfig,
+fn changes(
+    view: &View,
+    dry_run: bool,
     candidates: &Candidates<'_>,
     root: bool,
 ) -> Result<BTreeMap<Bdf, String>, Failure> {
-    let resets = candidates.resets(binder.sysroot())?.into_iter();
+    let resets = candidates.resets(view.sysroot())?.into_iter();
     let changes: BTreeMap<Bdf, String> =
         resets.filter_map(|reset| Some((reset.bdf, reset.methods?))).collect();
-    if !root && !config.dry_run && !changes.is_empty() {
-        binder.need_root("reset=")?;
+    if !root && !dry_run && !changes.is_empty() {
+        view.need_root("reset=")?;
     }
     Ok(changes)
 }
 
 /// --release-fb changes drivers of the host: only root may, and only with a device whose bindings are strait's matter.
 fn may_release(
-    binder: &Binder,
+    view: &View,
     config: &RunConfig,
     candidates: &Candidates<'_>,
     root: bool,
 ) -> Result<(), Failure> {
     for (function, device) in candidates.functions().filter(|_| config.release_fb) {
-        if framebuffer::on(binder.sysroot(), function.bdf)?.is_none() {
+        if framebuffer::on(view.sysroot(), function.bdf)?.is_none() {
             continue;
         }
         if !root {
-            binder.need_root("--release-fb")?;
+            view.need_root("--release-fb")?;
         }
         if device.managed == Managed::No {
             let cause = format!(
@@ -138,7 +140,7 @@ fn may_release(
 /// The functions that strait may take. `None` when one that it may not take is on another driver: that is refused
 /// later, and then nothing may have been changed.
 fn managed(
-    binder: &Binder,
+    view: &View,
     candidates: &Candidates<'_>,
     root: bool,
 ) -> Result<Option<Vec<HostFunction>>, Failure> {
@@ -147,7 +149,7 @@ fn managed(
         let may = match device.managed {
             Managed::Yes => {
                 if !function.is_on_vfio() {
-                    binder.need_root("managed=yes")?;
+                    view.need_root("managed=yes")?;
                 }
                 true
             }

@@ -1,10 +1,15 @@
 //! Functions that are ours until the guard is dropped.
 
-use strait_resources::{codes, failure::Failure};
+use strait_resources::{
+    codes,
+    failure::Failure,
+    journal::{Entry, Journal, Process},
+};
 
 use super::{
-    Binder, Process,
-    journal::{Entry, Journal, Journals, Lock},
+    Binder, View,
+    journals::{Held, Lock},
+    methods, screen,
     switch::{self, Trouble},
 };
 use crate::report;
@@ -15,13 +20,15 @@ pub(crate) struct Guard {
     journal: Option<Journal>,
     /// So many functions, the first ones, may have been written to.
     touched: usize,
+    /// Tells other straits that the owner is there.
+    _held: Held,
 }
 
 impl Guard {
     /// Writes the journal; nothing else yet.
     pub(super) fn new(binder: Binder, journal: Journal) -> Result<Self, Failure> {
-        Journals::new(&binder.sysroot).write(&journal)?;
-        Ok(Self { binder, journal: Some(journal), touched: 0 })
+        let held = binder.journals.write(&journal)?;
+        Ok(Self { binder, journal: Some(journal), touched: 0, _held: held })
     }
 
     /// Takes the function at this position of the journal.
@@ -29,8 +36,8 @@ impl Guard {
         let Some(journal) = &mut self.journal else { return Ok(()) };
         let Some(entry) = journal.functions.get_mut(position) else { return Ok(()) };
         self.touched = position + 1;
-        let Binder { sysroot, writer } = &self.binder;
-        switch::take(sysroot, writer.as_ref(), entry)
+        let Binder { view, writer } = &self.binder;
+        switch::take(&view.sysroot, writer.as_ref(), entry)
             .map_err(|trouble| note_stuck(&self.binder, entry, trouble))
     }
 
@@ -45,7 +52,13 @@ impl Guard {
     pub(crate) fn keep(mut self) -> Result<(), Failure> {
         let Some(mut journal) = self.journal.take() else { return Ok(()) };
         journal.settled = true;
-        Journals::new(&self.binder.sysroot).write(&journal)
+        self.binder.journals.write(&journal).map(drop)
+    }
+
+    /// As if this process had been killed: nothing is given back, and the kernel lets go of the journal's lock.
+    #[cfg(test)]
+    pub(super) fn die(mut self) {
+        self.journal = None;
     }
 
     /// The functions that were taken.
@@ -70,7 +83,7 @@ impl Guard {
         if !journal.functions.is_empty() {
             return Some(journal);
         }
-        if let Err(failure) = Journals::new(&self.binder.sysroot).remove(&journal) {
+        if let Err(failure) = self.binder.journals.remove(&journal) {
             report::warnings(&[failure]);
         }
         None
@@ -101,11 +114,11 @@ pub(super) fn undo(binder: &Binder, mut journal: Journal) -> Vec<Failure> {
         }
     }
     binder.writer.rest();
-    let journals = Journals::new(&binder.sysroot);
     let kept = if left.is_empty() {
-        journals.remove(&journal)
+        binder.journals.remove(&journal)
     } else {
-        journals.write(&Journal { functions: left, settled: false, ..journal })
+        (journal.functions, journal.settled) = (left, false);
+        binder.journals.write(&journal).map(drop)
     };
     warnings.extend(kept.err());
     warnings
@@ -118,15 +131,15 @@ pub(super) fn give_back(binder: &Binder, entry: &mut Entry) -> Result<Option<Fai
         return Err(failure);
     }
     entry.stuck = None;
-    let Binder { sysroot, writer } = binder;
-    let (bdf, writer) = (entry.bdf, writer.as_ref());
+    let (bdf, sysroot, writer) = (entry.bdf, &binder.sysroot, binder.writer.as_ref());
     let restored = switch::give_back(sysroot, writer, entry)
         .and_then(|()| {
-            entry.methods.as_ref().map_or(Ok(()), |methods| methods.restore(sysroot, writer, bdf))
+            let methods = entry.methods.as_ref();
+            methods.map_or(Ok(()), |methods| methods::restore(methods, sysroot, writer, bdf))
         })
         .and_then(|()| {
             let screen = entry.screen.as_ref();
-            screen.map_or(Ok(None), |screen| screen.restore(sysroot, writer, bdf))
+            screen.map_or(Ok(None), |screen| screen::restore(screen, sysroot, writer, bdf))
         });
     restored.map_err(|trouble| {
         let failure = note_stuck(binder, entry, trouble);
@@ -135,9 +148,9 @@ pub(super) fn give_back(binder: &Binder, entry: &mut Entry) -> Result<Option<Fai
 }
 
 /// A function that a child of an earlier try still hangs in would only catch one more.
-pub(super) fn still_stuck(binder: &Binder, entry: &Entry) -> Result<Option<Failure>, Failure> {
+pub(super) fn still_stuck(view: &View, entry: &Entry) -> Result<Option<Failure>, Failure> {
     let Some(child) = entry.stuck else { return Ok(None) };
-    if !child.lives(&binder.sysroot)? {
+    if !child.lives(&view.sysroot)? {
         return Ok(None);
     }
     let (bdf, pid) = (entry.bdf, child.pid);

@@ -4,18 +4,21 @@
 //! the state before goes to disk; then one function after the other is switched with `driver_override`, which
 //! touches no other device of the same kind, as `new_id` would. A [`Guard`] puts things back when it is dropped;
 //! what a killed strait left is put back from its journal by the next one. A lock keeps two straits from changing
-//! drivers at the same time, and the owner's process ID and start time keep one from undoing what a live one has.
+//! drivers at the same time, and the lock that an owner has on its journal keeps others from undoing what it has.
+//!
+//! A [`View`] only looks, at this host or at one laid out in a directory; a [`Binder`] changes this host and no other.
 //!
 //! - `for_run`: when a run takes what; `guard`: the way back.
-//! - `journal`: the files under /run/strait/journal; `owner`: is the one who wrote it alive?
-//! - `write`: one write to sysfs, in a child process, because a driver's unbind can hang for ever.
+//! - `journals`: the files under /run/strait/journal, whose text is `strait_resources::journal`.
+//! - `write`: one write to sysfs, in a child process, because a driver's unbind can hang for ever; `inherited`: what that
+//!   child must not have.
 //! - `switch`: the steps for one function; `methods`: how it is reset meanwhile; `screen`: those for the host's framebuffer on it; `recover`: those of others; `rule`: the same at every boot.
 
 mod for_run;
 mod guard;
-mod journal;
+mod inherited;
+mod journals;
 mod methods;
-mod owner;
 mod recover;
 mod rule;
 mod screen;
@@ -27,7 +30,7 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, env, net::IpAddr, rc::Rc};
+use std::{collections::BTreeMap, env, net::IpAddr, ops::Deref, rc::Rc};
 
 use strait_resources::{
     bdf::Bdf,
@@ -39,38 +42,54 @@ use strait_resources::{
         pci::{self, HostFunction},
         sysroot::Sysroot,
     },
+    journal::{Entry, Journal, Kind, Methods, boot_id},
 };
 
 pub(crate) use for_run::{Owned, owned, registered};
 pub(crate) use guard::Guard;
-pub(crate) use journal::{Entry, Journal, Kind, text as bdf_text};
-pub(crate) use owner::Process;
-pub(crate) use rule::{persist, rule_file};
+pub(crate) use rule::rule_file;
 pub(crate) use switch::commands;
 pub(crate) use write::write_attributes;
 
 use self::{
-    journal::{Journals, Lock},
-    methods::Methods,
+    journals::{Journals, Lock},
     write::{ChildWriter, Writer},
 };
+use crate::files::Trust;
 
-/// What changes drivers on a host.
+/// What can be known of drivers and owners on a host, without a change to it.
+#[derive(Clone)]
+pub(crate) struct View {
+    sysroot: Sysroot,
+    journals: Journals,
+}
+
+/// What changes drivers on this host.
 #[derive(Clone)]
 pub(crate) struct Binder {
-    sysroot: Sysroot,
+    view: View,
     writer: Rc<dyn Writer>,
 }
 
-impl Binder {
-    /// On this host.
-    pub(crate) fn host() -> Self {
-        Self::at(Sysroot::host())
-    }
+impl Deref for Binder {
+    type Target = View;
 
-    /// On another host to look at: what is written goes to this one all the same.
+    fn deref(&self) -> &View {
+        &self.view
+    }
+}
+
+/// A journal, and whether its owner is there.
+pub(crate) struct Owner {
+    pub(crate) journal: Journal,
+    pub(crate) lives: bool,
+}
+
+impl View {
+    /// Of this host or of one laid out in a directory.
     pub(crate) fn at(sysroot: Sysroot) -> Self {
-        Self { sysroot, writer: Rc::new(ChildWriter::new()) }
+        let journals = Journals::new(sysroot.clone(), Trust::of(&sysroot));
+        Self { sysroot, journals }
     }
 
     /// Only root may change drivers.
@@ -87,11 +106,6 @@ impl Binder {
         Err(Failure::new(&codes::E1003, cause, "run it with sudo"))
     }
 
-    /// Keeps other straits from changing drivers until dropped.
-    pub(crate) fn lock(&self) -> Result<Lock, Failure> {
-        Journals::new(&self.sysroot).lock(self.writer.as_ref())
-    }
-
     /// What has to be taken for `functions`, which are all the user's and may be changed; refuses what another strait
     /// has (E1114), and everything that [`check::bindable`] refuses.
     pub(crate) fn plan(
@@ -106,14 +120,15 @@ impl Binder {
     /// Functions of live guests, and of groups that live guests use, are not ours. One that a child of an earlier
     /// strait still hangs in would only catch this one too.
     fn refuse_owned(&self, functions: &[HostFunction]) -> Result<(), Failure> {
-        for journal in Journals::new(&self.sysroot).list()? {
+        for found in self.journals.list()?.found {
+            let journal = &found.journal;
             for entry in &journal.functions {
                 let wanted = functions.iter().any(|function| function.bdf == entry.bdf);
                 if let Some(failure) = guard::still_stuck(self, entry)?.filter(|_| wanted) {
                     return Err(Failure { code: &codes::E1112, ..failure });
                 }
             }
-            if journal.kind != Kind::Run || !journal.owner_lives(&self.sysroot)? {
+            if journal.kind != Kind::Run || !found.lives {
                 continue;
             }
             for entry in &journal.functions {
@@ -126,11 +141,53 @@ impl Binder {
                     same_group(function) && (entry.before.is_some() || !function.is_on_vfio())
                 };
                 if let Some(function) = functions.iter().find(contested) {
-                    return Err(belongs(function.bdf, entry.bdf, &journal));
+                    return Err(self.belongs(function.bdf, entry.bdf, journal)?);
                 }
             }
         }
         Ok(())
+    }
+
+    fn belongs(&self, wanted: Bdf, has: Bdf, journal: &Journal) -> Result<Failure, Failure> {
+        let pid = journal.process.pid;
+        // In another PID namespace the number means another process here.
+        let (owner, fix) = match journal.is_of_this_pid_namespace(&self.sysroot)? {
+            true => (format!("pid {pid}"), format!("end that guest first: kill {pid}")),
+            false => (
+                format!("pid {pid} of another PID namespace, a container's"),
+                "end that guest first, in the container that it runs in".to_owned(),
+            ),
+        };
+        let cause = if wanted == has {
+            format!("{wanted} belongs to a running strait ({owner})")
+        } else {
+            format!("{wanted} is in one IOMMU group with {has} of a running strait ({owner})")
+        };
+        Ok(Failure::new(&codes::E1114, cause, fix).detail(journal.command.join(" ")))
+    }
+
+    /// Every journal there is; the second list is of files that are none (E1126).
+    pub(crate) fn owners(&self) -> Result<(Vec<Owner>, Vec<Failure>), Failure> {
+        let listing = self.journals.list()?;
+        let owner = |found: journals::Found| Owner { lives: found.lives, journal: found.journal };
+        Ok((listing.found.into_iter().map(owner).collect(), listing.others))
+    }
+
+    /// The host that is looked at.
+    pub(crate) fn sysroot(&self) -> &Sysroot {
+        &self.sysroot
+    }
+}
+
+impl Binder {
+    /// Of the host that this process runs on: there is no other that could be changed.
+    pub(crate) fn host() -> Self {
+        Self { view: View::at(Sysroot::host()), writer: Rc::new(ChildWriter::new()) }
+    }
+
+    /// Keeps other straits from changing drivers until dropped.
+    pub(crate) fn lock(&self) -> Result<Lock, Failure> {
+        self.journals.lock(self.writer.as_ref())
     }
 
     /// Takes what was planned. `others` are on VFIO already and are only noted as in use. `methods` are those by which some
@@ -154,10 +211,15 @@ impl Binder {
             let Some(wanted) = methods.get(&entry.bdf) else { continue };
             let before =
                 pci::find(&self.sysroot, entry.bdf)?.map(|function| function.reset_methods);
-            entry.methods = Some(Methods::new(wanted.clone(), &before.unwrap_or_default()));
+            let methods = Methods::new(wanted, &before.unwrap_or_default());
+            entry.methods = Some(methods.map_err(|error| {
+                let cause = format!("{} is not reset by '{wanted}'", entry.bdf);
+                Failure::new(&codes::E1404, cause, "leave reset= out").source(error)
+            })?);
         }
         let count = entries.len();
-        let mut guard = Guard::new(self.clone(), self.journal(kind, entries)?)?;
+        let journal = Journal::new(&self.sysroot, kind, entries)?;
+        let mut guard = Guard::new(self.clone(), journal)?;
         for position in 0..count {
             if let Err(failure) = guard.take(position) {
                 guard.give_back(lock);
@@ -171,40 +233,9 @@ impl Binder {
     /// Notes for `strait ps` that a run uses these functions; nothing is changed.
     pub(crate) fn register(&self, functions: &[HostFunction]) -> Result<Guard, Failure> {
         let entries = functions.iter().map(Entry::used).collect();
-        Guard::new(self.clone(), self.journal(Kind::Run, entries)?)
+        let journal = Journal::new(&self.sysroot, Kind::Run, entries)?;
+        Guard::new(self.clone(), journal)
     }
-
-    /// Every journal there is.
-    pub(crate) fn journals(&self) -> Result<Vec<Journal>, Failure> {
-        Journals::new(&self.sysroot).list()
-    }
-
-    /// The host that is changed.
-    pub(crate) fn sysroot(&self) -> &Sysroot {
-        &self.sysroot
-    }
-
-    fn journal(&self, kind: Kind, functions: Vec<Entry>) -> Result<Journal, Failure> {
-        Ok(Journal {
-            process: Process::current(&self.sysroot)?,
-            boot: owner::boot_id(&self.sysroot)?,
-            command: env::args().collect(),
-            kind,
-            settled: false,
-            functions,
-        })
-    }
-}
-
-fn belongs(wanted: Bdf, has: Bdf, journal: &Journal) -> Failure {
-    let pid = journal.process.pid;
-    let cause = if wanted == has {
-        format!("{wanted} belongs to a running strait (pid {pid})")
-    } else {
-        format!("{wanted} is in one IOMMU group with {has} of a running strait (pid {pid})")
-    };
-    Failure::new(&codes::E1114, cause, format!("end that guest first: kill {pid}"))
-        .detail(journal.command.join(" "))
 }
 
 /// Whom the user of this process must not lose: the far end of the SSH session it was started from.

@@ -8,13 +8,13 @@ use strait_resources::{
         check,
         pci::{self, HostFunction},
     },
+    journal::{Before, Entry, Journal, Kind},
 };
 
 use super::{
-    Binder, Entry, Journal, Kind,
+    Binder, View, boot_id,
     guard::{give_back, undo},
-    journal::{Before, Journals, Lock},
-    owner::boot_id,
+    journals::{Found, Lock},
 };
 
 /// What was put back.
@@ -29,7 +29,7 @@ pub(crate) struct Undone {
 impl Binder {
     /// Undoes the journals of straits that are dead. Nothing happens on a host where none ever ran.
     pub(crate) fn recover(&self) -> Result<Undone, Failure> {
-        if !Journals::new(&self.sysroot).exist() {
+        if !self.journals.exist()? {
             return Ok(Undone::default());
         }
         let lock = self.lock()?;
@@ -38,16 +38,18 @@ impl Binder {
 
     /// The same under a lock that the caller has.
     pub(crate) fn recover_locked(&self, _lock: &Lock) -> Result<Undone, Failure> {
-        let journals = Journals::new(&self.sysroot);
         let mut undone = Undone::default();
-        for journal in journals.list()? {
+        let listing = self.journals.list()?;
+        undone.warnings.extend(listing.others);
+        for found in listing.found {
+            let journal = found.journal.clone();
             // The kernel has forgotten everything since.
             if journal.boot != boot_id(&self.sysroot)? {
-                journals.remove(&journal)?;
+                self.journals.remove(&journal)?;
                 continue;
             }
             let kept = journal.kind == Kind::Bind && journal.settled;
-            if kept || journal.owner_lives(&self.sysroot)? {
+            if kept || found.lives {
                 continue;
             }
             let pid = journal.process.pid;
@@ -75,7 +77,8 @@ impl Binder {
         self.refuse_owned(functions)?;
         check::unused(&self.sysroot, functions)?;
         let mut wanted: Vec<Bdf> = functions.iter().map(|function| function.bdf).collect();
-        for journal in Journals::new(&self.sysroot).list()? {
+        for found in self.journals.list()?.found {
+            let journal = &found.journal;
             if journal.kind != Kind::Bind || !journal.settled {
                 continue;
             }
@@ -93,25 +96,12 @@ impl Binder {
                 };
                 undone.lines.push(format!("{} goes back to {driver}", entry.bdf));
             }
-            undone.warnings.extend(self.undo_some(&journal, gone, stays)?);
+            undone.warnings.extend(self.undo_some(journal, gone, stays)?);
         }
         for bdf in wanted {
             undone.extend(self.unbind_unknown(bdf)?);
         }
         Ok(undone)
-    }
-
-    /// What [`Binder::unbind`] would give back that a `strait bind` of this boot took.
-    pub(crate) fn noted(&self, functions: &[HostFunction]) -> Result<Vec<Entry>, Failure> {
-        let wanted: Vec<Bdf> = functions.iter().map(|function| function.bdf).collect();
-        let mut noted = Vec::new();
-        for journal in Journals::new(&self.sysroot).list()? {
-            let bound = journal.kind == Kind::Bind && journal.settled;
-            if bound && journal.boot == boot_id(&self.sysroot)? {
-                noted.extend(split(journal.functions, &wanted).0);
-            }
-        }
-        Ok(noted)
     }
 
     /// Gives `gone` back one at a time, last first, so that the file says at every moment what is still away.
@@ -121,7 +111,6 @@ impl Binder {
         mut gone: Vec<Entry>,
         mut stays: Vec<Entry>,
     ) -> Result<Vec<Failure>, Failure> {
-        let journals = Journals::new(&self.sysroot);
         let mut warnings = Vec::new();
         while let Some(mut entry) = gone.pop() {
             match give_back(self, &mut entry) {
@@ -131,11 +120,11 @@ impl Binder {
                     stays.push(entry);
                 }
             }
-            let functions: Vec<Entry> = stays.iter().chain(&gone).cloned().collect();
-            let now = Journal { functions, ..journal.clone() };
+            let mut now = journal.clone();
+            now.functions = stays.iter().chain(&gone).cloned().collect();
             match now.functions.is_empty() {
-                true => journals.remove(&now)?,
-                false => journals.write(&now)?,
+                true => self.journals.remove(&now)?,
+                false => drop(self.journals.write(&now)?),
             }
         }
         Ok(warnings)
@@ -156,12 +145,28 @@ impl Binder {
         let bdf = function.bdf;
         let entry = Entry { before: Some(Before::unknown()), ..Entry::used(function) };
         // The journal is for a strait that dies half-way.
-        let journal = self.journal(Kind::Run, vec![entry])?;
-        Journals::new(&self.sysroot).write(&journal)?;
+        let journal = Journal::new(&self.sysroot, Kind::Run, vec![entry])?;
+        let held = self.journals.write(&journal)?;
         let warnings = undo(self, journal);
+        drop(held);
         let driver = super::switch::driver(&self.sysroot, bdf)?;
         let driver = driver.as_deref().unwrap_or("no driver: none of the host wants it");
         Ok(Undone { lines: vec![format!("{bdf} goes back to {driver}")], warnings })
+    }
+}
+
+impl View {
+    /// What [`Binder::unbind`] would give back that a `strait bind` of this boot took.
+    pub(crate) fn noted(&self, functions: &[HostFunction]) -> Result<Vec<Entry>, Failure> {
+        let wanted: Vec<Bdf> = functions.iter().map(|function| function.bdf).collect();
+        let mut noted = Vec::new();
+        for Found { journal, .. } in self.journals.list()?.found {
+            let bound = journal.kind == Kind::Bind && journal.settled;
+            if bound && journal.boot == boot_id(&self.sysroot)? {
+                noted.extend(split(journal.functions, &wanted).0);
+            }
+        }
+        Ok(noted)
     }
 }
 

@@ -10,51 +10,38 @@ use strait_resources::{
         pci::{self, is_vfio_driver},
         sysroot::Sysroot,
     },
+    journal::{
+        Attribute, Before, D3cold, Entry, PowerControl, Screen, VFIO, Write, driver_override,
+    },
 };
 
 use super::{
-    journal::{Before, Entry, driver_override},
-    screen::Screen,
-    write::{FAST, SLOW, WriteError, Writer},
+    methods, screen,
+    write::{WriteError, Writer},
 };
 
-const VFIO: &str = "vfio-pci";
-const PROBE: &str = "/sys/bus/pci/drivers_probe";
 const DRIVERS: &str = "/sys/bus/pci/drivers";
 
 /// udev gives the group's node its owner and mode some time after the kernel made it.
 const NODE_LIMIT: Duration = Duration::from_secs(5);
 const NODE_PAUSE: Duration = Duration::from_millis(20);
 
-/// One write.
-pub(super) struct Step {
-    pub(super) path: String,
-    pub(super) value: String,
-    pub(super) limit: Duration,
-}
-
-impl Step {
-    pub(super) fn new(path: String, value: impl Into<String>, limit: Duration) -> Self {
-        Self { path, value: value.into(), limit }
-    }
-}
-
 /// What is written to give a function to vfio-pci. Awake before it changes hands, and awake while it is ours: a card in
 /// D3cold reads as all ones. vfio-pci allows it to sleep again when it gets it, so the first line is also the last.
 /// `driver_override` comes before the unbind, so that no other driver comes in between.
-fn steps(entry: &Entry, before: &Before) -> Vec<Step> {
-    let at = |attribute: &str| pci::path(entry.bdf, attribute);
-    let bdf = entry.bdf.to_string();
-    let awake = || before.power_control.iter().map(|_| Step::new(at("power/control"), "on", FAST));
-    let mut steps: Vec<Step> = awake().collect();
+fn steps(entry: &Entry, before: &Before) -> Vec<Write> {
+    let bdf = entry.bdf;
+    let on = || Write::new(Attribute::PowerControl(bdf), PowerControl::On.word());
+    let awake = || before.power_control.iter().map(|_| on());
+    let mut steps: Vec<Write> = awake().collect();
     if before.d3cold_allowed.is_some() {
-        steps.push(Step::new(at("d3cold_allowed"), "0", FAST));
+        steps.push(Write::new(Attribute::D3coldAllowed(bdf), D3cold::Forbidden.word()));
     }
-    steps.push(Step::new(at("driver_override"), VFIO, FAST));
+    steps.push(Write::new(Attribute::DriverOverride(bdf), VFIO));
     if before.driver.is_some() {
-        steps.push(Step::new(at("driver/unbind"), bdf.clone(), SLOW));
+        steps.push(Write::new(Attribute::Unbind(bdf), bdf.to_string()));
     }
-    steps.push(Step::new(PROBE.to_owned(), bdf, SLOW));
+    steps.push(Write::new(Attribute::Probe, bdf.to_string()));
     steps.extend(awake());
     steps
 }
@@ -62,10 +49,10 @@ fn steps(entry: &Entry, before: &Before) -> Vec<Step> {
 /// The same as lines for a shell.
 pub(crate) fn commands(entry: &Entry) -> String {
     let mut lines = String::new();
-    let released = entry.screen.iter().flat_map(Screen::steps);
+    let released = entry.screen.iter().flat_map(Screen::release);
     let switched = entry.before.iter().flat_map(|before| steps(entry, before));
-    for Step { path, value, .. } in released.chain(switched) {
-        let _ = writeln!(lines, "  echo {value} > {path}");
+    for Write { to, value } in released.chain(switched) {
+        let _ = writeln!(lines, "  echo {value} > {to}");
     }
     lines
 }
@@ -91,12 +78,12 @@ pub(super) fn load_driver(sysroot: &Sysroot, writer: &dyn Writer) -> Result<(), 
 /// Does all that is to be done for a function.
 pub(super) fn take(sysroot: &Sysroot, writer: &dyn Writer, entry: &Entry) -> Result<(), Trouble> {
     if let Some(screen) = &entry.screen {
-        screen.release(sysroot, writer, entry.bdf)?;
+        screen::release(screen, sysroot, writer, entry.bdf)?;
     }
     if let Some(before) = &entry.before {
         give_to_vfio(sysroot, writer, entry, before)?;
     }
-    entry.methods.as_ref().map_or(Ok(()), |methods| methods.set(writer, entry.bdf))
+    entry.methods.as_ref().map_or(Ok(()), |wanted| methods::set(wanted, writer, entry.bdf))
 }
 
 /// Gives a function to vfio-pci and looks whether it got there.
@@ -108,9 +95,7 @@ fn give_to_vfio(
 ) -> Result<(), Trouble> {
     let bdf = entry.bdf;
     for step in steps(entry, before) {
-        writer
-            .write(&step.path, &step.value, step.limit)
-            .map_err(|error| Trouble::of(bdf, before.driver.as_deref(), error))?;
+        writer.write(&step).map_err(|error| Trouble::of(bdf, before.driver.as_deref(), error))?;
     }
     let driver = driver(sysroot, bdf)?;
     if driver.as_deref() != Some(VFIO) {
@@ -150,46 +135,42 @@ pub(super) fn give_back(
 ) -> Result<(), Trouble> {
     let Some(before) = &entry.before else { return Ok(()) };
     let bdf = entry.bdf;
-    let at = |attribute: &str| pci::path(bdf, attribute);
-    if !sysroot.exists(&at("vendor")) {
+    if !sysroot.exists(&pci::path(bdf, "vendor")) {
         log::warn!("{bdf} is not there any more: nothing to give back");
         return Ok(());
     }
     let current = driver(sysroot, bdf)?;
-    let write = |path: String, value: &str, limit| {
+    let write = |write: &Write| {
         let error = |error| Trouble::of(bdf, current.as_deref(), error);
-        writer.write(&path, value, limit).map_err(error)
+        writer.write(write).map_err(error)
     };
-    let ours = current.as_deref().is_some_and(is_vfio_driver) && current != before.driver;
+    let native = before.driver.as_deref();
+    let ours = current.as_deref().is_some_and(is_vfio_driver) && current.as_deref() != native;
     if ours {
-        write(at("driver/unbind"), &bdf.to_string(), SLOW)?;
+        write(&Write::new(Attribute::Unbind(bdf), bdf.to_string()))?;
     }
     let set = driver_override(sysroot, bdf)?.filter(|text| text == VFIO);
     if set.is_some() && before.driver_override.as_deref() != Some(VFIO) {
-        write(at("driver_override"), before.driver_override.as_deref().unwrap_or("\n"), FAST)?;
+        write(&before.override_again(bdf))?;
     }
-    if (ours || current.is_none()) && (before.driver.is_some() || before.any_driver) {
-        write(PROBE.to_owned(), &bdf.to_string(), SLOW)?;
-        if let Some(wanted) = &before.driver
+    if (ours || current.is_none()) && (native.is_some() || before.any_driver) {
+        write(&Write::new(Attribute::Probe, bdf.to_string()))?;
+        if let Some(bind) = before.bind(bdf)
             && driver(sysroot, bdf)?.is_none()
-            && sysroot.exists(&format!("{DRIVERS}/{wanted}/bind"))
+            && sysroot.exists(&bind.to.to_string())
         {
-            write(format!("{DRIVERS}/{wanted}/bind"), &bdf.to_string(), SLOW)?;
+            write(&bind)?;
         }
     }
-    for (name, value) in
-        [("d3cold_allowed", &before.d3cold_allowed), ("power/control", &before.power_control)]
-    {
-        if let Some(value) = value {
-            write(at(name), value, FAST)?;
-        }
+    for switch in before.power(bdf) {
+        write(&switch)?;
     }
     let now = driver(sysroot, bdf)?;
-    if now == before.driver || before.any_driver {
+    if now.as_deref() == native || before.any_driver {
         return Ok(());
     }
-    let name = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".to_owned());
-    let cause = format!("{bdf} has {} now, not {} as before", name(&now), name(&before.driver));
+    let name = |driver: Option<&str>| driver.unwrap_or("no driver").to_owned();
+    let cause = format!("{bdf} has {} now, not {} as before", name(now.as_deref()), name(native));
     let fix = format!("look into: dmesg | tail; then: strait unbind {bdf}");
     Err(Trouble::Failed(Failure::new(&codes::E1115, cause, fix)))
 }

@@ -1,7 +1,6 @@
+mod journals;
 mod methods;
 mod screen;
-
-use std::mem;
 
 use strait_resources::host::check::Allowed;
 
@@ -53,7 +52,7 @@ fn r23_override_comes_before_the_unbind_and_new_id_never() {
 fn r24_killed_after_any_write_the_next_strait_restores() {
     let steps = {
         let host = Host::card();
-        mem::forget(take(&host, Kind::Run).unwrap());
+        take(&host, Kind::Run).unwrap().die();
         host.kernel.writes.borrow().len()
     };
     assert_eq!(steps, 12);
@@ -65,7 +64,7 @@ fn r24_killed_after_any_write_the_next_strait_restores() {
             // Dropping a guard restores nothing either when no write works any more.
             let taken = take(&host, kind);
             assert_eq!(taken.is_ok(), budget == steps, "{budget}");
-            mem::forget(taken);
+            let _ = taken.map(Guard::die);
             host.kernel.budget.set(usize::MAX);
             assert_eq!(host.journals(), 1, "{budget}");
             host.kill_owner();
@@ -82,7 +81,7 @@ fn recovery_that_is_killed_as_well_is_finished_by_a_third() {
     for budget in 0..10 {
         let host = Host::card();
         let before = host.state();
-        mem::forget(take(&host, Kind::Run).unwrap());
+        take(&host, Kind::Run).unwrap().die();
         host.kill_owner();
         host.kernel.budget.set(budget);
         assert!(!host.binder().recover().unwrap().warnings.is_empty(), "{budget}");
@@ -108,30 +107,9 @@ fn r31_live_owner_is_left_alone_and_its_group_is_refused() {
 }
 
 #[test]
-fn process_id_that_was_used_again_is_not_the_owner() {
-    let host = Host::card();
-    let before = host.state();
-    mem::forget(take(&host, Kind::Run).unwrap());
-    host.kill_owner();
-    host.process(100, 'S', 8);
-    host.binder().recover().unwrap();
-    assert_eq!(host.state(), before);
-}
-
-#[test]
-fn zombie_owner_is_dead() {
-    let host = Host::card();
-    let before = host.state();
-    mem::forget(take(&host, Kind::Run).unwrap());
-    host.process(100, 'Z', 7);
-    host.binder().recover().unwrap();
-    assert_eq!(host.state(), before);
-}
-
-#[test]
 fn journal_of_an_earlier_boot_is_removed_and_nothing_else_done() {
     let host = Host::card();
-    mem::forget(take(&host, Kind::Run).unwrap());
+    take(&host, Kind::Run).unwrap().die();
     host.reboot();
     let writes = host.kernel.writes.borrow().len();
     assert!(host.binder().recover().unwrap().lines.is_empty());
@@ -221,7 +199,7 @@ fn unbind_of_a_function_on_its_own_driver_does_nothing() {
 #[test]
 fn driver_of_somebody_else_stays() {
     let host = Host::card();
-    mem::forget(take(&host, Kind::Run).unwrap());
+    take(&host, Kind::Run).unwrap().die();
     // An administrator moves the card to another driver while strait is dead.
     host.kill_owner();
     let driver = host.sysroot().path("/sys/bus/pci/devices/0000:02:00.0/driver");
@@ -236,8 +214,9 @@ fn driver_of_somebody_else_stays() {
 fn registered_run_is_listed_and_leaves_no_trace() {
     let host = Host::card();
     let guard = host.binder().register(&[host.find(GPU)]).unwrap();
-    let journals = host.binder().journals().unwrap();
-    assert_eq!(journals[0].functions[0].bdf.to_string(), GPU);
+    let (owners, others) = host.binder().owners().unwrap();
+    assert_eq!(owners[0].journal.functions[0].bdf.to_string(), GPU);
+    assert!(owners[0].lives && others.is_empty());
     assert_eq!(guard.taken().count(), 0);
     drop(guard);
     assert_eq!(host.journals(), 0);
@@ -247,7 +226,7 @@ fn registered_run_is_listed_and_leaves_no_trace() {
 #[test]
 fn r26_rule_names_address_and_ids_and_loads_the_driver() {
     let host = Host::card();
-    let path = persist(&host.sysroot(), &host.find(GPU)).unwrap();
+    let path = host.binder().persist(&host.find(GPU)).unwrap();
     assert_eq!(path, "/etc/udev/rules.d/10-strait-0000:02:00.0.rules");
     let rule = host.sysroot().read(&path).unwrap();
     let line = rule.lines().last().unwrap();
@@ -259,5 +238,28 @@ fn r26_rule_names_address_and_ids_and_loads_the_driver() {
         "kmod load vfio-pci",
     ] {
         assert!(line.contains(part), "{line}");
+    }
+}
+
+/// A rule is carried out by root at every boot.
+#[test]
+fn rule_is_not_written_through_a_link_nor_into_a_directory_of_others() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let host = Host::card();
+    let path = host.sysroot().path(&rule_file(GPU.parse().unwrap()));
+    host.file("/etc/udev/rules.d/other.rules", "");
+    host.file("/tmp/victim", "old");
+    symlink(host.sysroot().path("/tmp/victim"), &path).unwrap();
+    host.binder().persist(&host.find(GPU)).unwrap();
+    assert_eq!(host.sysroot().read("/tmp/victim").unwrap(), "old");
+    let written = std::fs::symlink_metadata(&path).unwrap();
+    assert_eq!((written.is_file(), written.permissions().mode() & 0o7777), (true, 0o644));
+    let directory = path.parent().unwrap();
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o777)).unwrap();
+    for refused in [
+        host.binder().may_persist().unwrap_err(),
+        host.binder().persist(&host.find(AUDIO)).unwrap_err(),
+    ] {
+        assert_eq!(refused.code.id, "E1125");
     }
 }

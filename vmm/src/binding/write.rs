@@ -6,12 +6,12 @@
 //! the next write gets a new child.
 
 use std::{
-    ffi::{OsStr, OsString},
-    fs::OpenOptions,
+    ffi::OsString,
+    fs::{File, OpenOptions},
     io::{self, BufRead, Read as _, Write as _},
     os::{
         fd::OwnedFd,
-        unix::{ffi::OsStrExt as _, net::UnixStream, process::CommandExt as _},
+        unix::{fs::OpenOptionsExt as _, net::UnixStream, process::CommandExt as _},
     },
     path::Path,
     process::{Child, Command, Stdio},
@@ -20,13 +20,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use strait_resources::{failure::Failure, host::sysroot::Sysroot};
+use strait_resources::{
+    failure::Failure,
+    host::sysroot::Sysroot,
+    journal::{Attribute, Write},
+};
+
+use super::inherited;
 
 /// For what waits for a driver: unbinding a busy NVMe or GPU takes seconds.
-pub(super) const SLOW: Duration = Duration::from_secs(30);
+const SLOW: Duration = Duration::from_secs(30);
 
 /// For what only takes the device's lock.
-pub(super) const FAST: Duration = Duration::from_secs(10);
+const FAST: Duration = Duration::from_secs(10);
+
+/// What the child says when no signal of others ends it any more.
+const READY: &str = "ready";
+
+/// How many children may die before they are ready, of a signal to the whole control group.
+const TRIES: usize = 3;
+
+/// What statfs(2) says of sysfs: SYSFS_MAGIC in linux/magic.h.
+const SYSFS_MAGIC: i64 = 0x6265_6572;
 
 /// Why something was not written.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +69,8 @@ pub(super) enum WriteError {
 
 /// What changes the kernel's state; the tests have one of their own.
 pub(super) trait Writer {
-    /// Writes `value` to `path` within `limit`.
-    fn write(&self, path: &str, value: &str, limit: Duration) -> Result<(), WriteError>;
+    /// Writes, or tells within a limit that it does not come to an end.
+    fn write(&self, write: &Write) -> Result<(), WriteError>;
     /// Loads a kernel module.
     fn load(&self, module: &str) -> io::Result<()>;
     /// Waits.
@@ -68,7 +83,6 @@ pub(super) trait Writer {
 
 /// Writes to this host.
 pub(super) struct ChildWriter {
-    sysroot: Sysroot,
     /// The program and its words.
     command: Vec<OsString>,
     /// The child at work: starting one costs more than most writes.
@@ -82,29 +96,49 @@ impl ChildWriter {
     }
 
     fn with(command: Vec<OsString>) -> Self {
-        Self { sysroot: Sysroot::host(), command, worker: Mutex::default() }
+        Self { command, worker: Mutex::default() }
     }
-}
 
-impl Writer for ChildWriter {
-    fn write(&self, path: &str, value: &str, limit: Duration) -> Result<(), WriteError> {
+    /// A child that listens: the one that is kept, or a new one.
+    fn worker(&self, kept: &mut Option<Worker>) -> io::Result<Worker> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            let mut worker = match kept.take() {
+                Some(worker) => worker,
+                None => Worker::start(&self.command)?,
+            };
+            match worker.is_ready() {
+                Ok(()) => return Ok(worker),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| io::Error::other("no child that writes")))
+    }
+
+    fn write_within(&self, write: &Write, limit: Duration) -> Result<(), WriteError> {
+        let (path, value) = (write.to.to_string(), &write.value);
         log::info!("{path} <- {}", value.trim());
         let refused =
-            |source| WriteError::Refused { path: path.to_owned(), value: value.to_owned(), source };
+            |source| WriteError::Refused { path: path.clone(), value: value.clone(), source };
         let mut kept = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut worker = match kept.take() {
-            Some(worker) => worker,
-            None => Worker::start(&self.command).map_err(refused)?,
-        };
-        match worker.write(&self.sysroot.path(path), value, limit).map_err(refused)? {
+        let mut worker = self.worker(&mut kept).map_err(refused)?;
+        match worker.write(&path, value, limit).map_err(refused)? {
             None => {
-                Err(WriteError::Stuck { path: path.to_owned(), child: worker.leave_behind().id() })
+                let child = worker.leave_behind().id();
+                Err(WriteError::Stuck { path, child })
             }
             Some(answer) => {
                 *kept = Some(worker);
                 answer.map_err(refused)
             }
         }
+    }
+}
+
+impl Writer for ChildWriter {
+    fn write(&self, write: &Write) -> Result<(), WriteError> {
+        let limit = if write.to.waits_for_a_driver() { SLOW } else { FAST };
+        self.write_within(write, limit)
     }
 
     fn ready(&self) {
@@ -123,8 +157,10 @@ impl Writer for ChildWriter {
     }
 
     fn load(&self, module: &str) -> io::Result<()> {
-        let mut child = Command::new("modprobe")
+        let mut child = Command::new(modprobe(&Sysroot::host()))
             .arg(module)
+            // MODPROBE_OPTIONS, and whatever else an environment may say.
+            .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -139,6 +175,16 @@ impl Writer for ChildWriter {
     fn pause(&self, time: Duration) {
         thread::sleep(time);
     }
+}
+
+/// The program that the kernel itself loads modules with, which only root can name; never one found by PATH.
+fn modprobe(sysroot: &Sysroot) -> String {
+    const USUAL: [&str; 3] =
+        ["/sbin/modprobe", "/usr/sbin/modprobe", "/run/current-system/sw/bin/modprobe"];
+    let kernels = sysroot.read_if_present("/proc/sys/kernel/modprobe").ok().flatten();
+    let programs = kernels.into_iter().chain(USUAL.map(str::to_owned));
+    let mut there = programs.filter(|path| path.starts_with('/') && sysroot.exists(path));
+    there.next().unwrap_or_else(|| USUAL[0].to_owned())
 }
 
 /// Did it succeed? `None`: it is still at it.
@@ -162,6 +208,8 @@ struct Worker {
     /// `None` when it was left behind.
     child: Option<Child>,
     socket: UnixStream,
+    /// It has said that it listens.
+    ready: bool,
 }
 
 impl Worker {
@@ -177,18 +225,41 @@ impl Worker {
             // Ctrl-C on the terminal must not hit it between two steps.
             .process_group(0)
             .spawn()?;
-        Ok(Self { child: Some(child), socket })
+        Ok(Self { child: Some(child), socket, ready: false })
+    }
+
+    /// Nothing is asked of one that a signal could still end: then nobody would know what it has done.
+    fn is_ready(&mut self) -> io::Result<()> {
+        if self.ready {
+            return Ok(());
+        }
+        match self.line(FAST)?.as_deref() {
+            Some(READY) => self.ready = true,
+            Some(_) => return Err(io::Error::other("the child that writes talks nonsense")),
+            None => return Err(io::Error::other("the child that writes does not start")),
+        }
+        Ok(())
     }
 
     /// What the kernel answered; `None` when it has not within the limit.
     fn write(
         &mut self,
-        path: &Path,
+        path: &str,
         value: &str,
         limit: Duration,
     ) -> io::Result<Option<io::Result<()>>> {
-        let request = [path.as_os_str().as_bytes(), value.as_bytes(), b""].join(&0u8);
+        let request = [path.as_bytes(), value.as_bytes(), b""].join(&0u8);
         self.socket.write_all(&request)?;
+        let Some(said) = self.line(limit)? else { return Ok(None) };
+        match said.parse() {
+            Ok(0) => Ok(Some(Ok(()))),
+            Ok(number) => Ok(Some(Err(io::Error::from_raw_os_error(number)))),
+            Err(_) => Err(io::Error::other("the child that writes talks nonsense")),
+        }
+    }
+
+    /// One line that it says, without its end; `None` when it has not within the limit.
+    fn line(&mut self, limit: Duration) -> io::Result<Option<String>> {
         let end = Instant::now() + limit;
         let mut said = Vec::new();
         while said.last() != Some(&b'\n') {
@@ -208,11 +279,7 @@ impl Worker {
                 },
             }
         }
-        match String::from_utf8_lossy(&said).trim().parse() {
-            Ok(0) => Ok(Some(Ok(()))),
-            Ok(number) => Ok(Some(Err(io::Error::from_raw_os_error(number)))),
-            Err(_) => Err(io::Error::other("the child that writes talks nonsense")),
-        }
+        Ok(Some(String::from_utf8_lossy(&said).trim().to_owned()))
     }
 
     /// It sits in a driver: nobody waits for it any more.
@@ -233,26 +300,59 @@ impl Drop for Worker {
 }
 
 /// What the child does: paths and values come on standard input, a NUL after each, and the number of the kernel's error,
-/// or 0, goes to standard output, in a line.
+/// or 0, goes to standard output, in a line. Only files that [`Attribute`] names are written to.
+///
+/// A service manager that ends strait may send the same signal to every process of the unit (KillMode=control-group):
+/// this one goes on, because strait puts drivers back with it, and ends with its input.
 pub(crate) fn write_attributes() -> Result<u8, Failure> {
-    serve(&mut io::stdin().lock(), &mut io::stdout());
+    inherited::close();
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGALRM] {
+        if let Err(error) = vmm_sys_util::signal::block_signal(signal) {
+            log::debug!("signal {signal} is not blocked: {error:?}");
+        }
+    }
+    serve(&mut io::stdin().lock(), &mut io::stdout(), |attribute| {
+        open_in_sysfs(Path::new(&attribute.to_string()))
+    });
     Ok(0)
 }
 
-fn serve(input: &mut impl BufRead, output: &mut impl io::Write) {
+/// Opens a file of the kernel's, and nothing that merely has its name: no link at its end, no other file system.
+fn open_in_sysfs(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path)?;
+    match rustix::fs::fstatfs(&file)?.f_type as i64 {
+        SYSFS_MAGIC => Ok(file),
+        _ => Err(io::Error::from_raw_os_error(libc::EXDEV)),
+    }
+}
+
+fn serve(
+    input: &mut impl BufRead,
+    output: &mut impl io::Write,
+    open: impl Fn(&Attribute) -> io::Result<File>,
+) {
     let mut next = || -> Option<Vec<u8>> {
         let mut word = Vec::new();
         input.read_until(0, &mut word).ok()?;
         (word.pop() == Some(0)).then_some(word)
     };
-    while let (Some(path), Some(value)) = (next(), next()) {
-        let open = OpenOptions::new().write(true).open(OsStr::from_bytes(&path));
-        let written = open.and_then(|mut file| file.write_all(&value));
-        let number = written.err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
-        // When nobody listens any more there is nobody to tell.
-        if writeln!(output, "{number}").and_then(|()| output.flush()).is_err() {
-            return;
-        }
+    let mut said = writeln!(output, "{READY}").and_then(|()| output.flush());
+    // When nobody listens any more there is nobody to tell.
+    while let (Ok(()), Some(path), Some(value)) = (&said, next(), next()) {
+        let attribute = String::from_utf8_lossy(&path).parse::<Attribute>();
+        let opened = attribute.map_err(|_| libc::EPERM).and_then(|attribute| {
+            open(&attribute).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
+        });
+        let number = opened.map_or_else(
+            |number| number,
+            |mut file| match file.write_all(&value) {
+                Ok(()) => 0,
+                Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+            },
+        );
+        said = writeln!(output, "{number}").and_then(|()| output.flush());
     }
 }
 
@@ -264,68 +364,137 @@ mod tests {
         ChildWriter::with(["sh", "-c", script].map(OsString::from).to_vec())
     }
 
+    fn probe() -> Write {
+        Write::new(Attribute::Probe, "0000:3b:00.0")
+    }
+
+    fn end(child: u32) {
+        Command::new("kill").arg(child.to_string()).status().unwrap();
+    }
+
     #[test]
     fn write_that_hangs_is_left_behind_in_bounded_time() {
         let begin = Instant::now();
-        let writer = writer("sleep 30");
-        for path in ["/x", "/y"] {
-            let error = writer.write(path, "y", Duration::from_millis(200)).unwrap_err();
+        let writer = writer("echo ready; exec sleep 30");
+        for bdf in ["0000:3b:00.0", "0000:3b:00.1"] {
+            let write = Write::new(Attribute::Unbind(bdf.parse().unwrap()), bdf);
+            let error = writer.write_within(&write, Duration::from_millis(200)).unwrap_err();
             let WriteError::Stuck { child, path: stuck } = error else { panic!("{error}") };
-            assert_eq!(stuck, path);
+            assert_eq!(stuck, write.to.to_string());
             // It is still there: strait does not end what sits in a driver.
             assert!(Path::new(&format!("/proc/{child}")).exists());
-            Command::new("kill").arg(child.to_string()).status().unwrap();
+            end(child);
         }
         assert!(begin.elapsed() < Duration::from_secs(10));
     }
 
     #[test]
     fn write_that_is_refused_tells_what_the_kernel_said() {
-        let error = writer("echo 16; read x").write("/x", "y", FAST).unwrap_err();
+        let error = writer("echo ready; echo 16; read x").write(&probe()).unwrap_err();
         let WriteError::Refused { source, .. } = error else { panic!("{error}") };
         assert_eq!(source.raw_os_error(), Some(16));
-        let died = writer("exit 0").write("/x", "y", FAST).unwrap_err();
+        let died = writer("echo ready; exit 0").write(&probe()).unwrap_err();
         assert!(matches!(died, WriteError::Refused { .. }), "{died}");
     }
 
     #[test]
+    fn child_that_a_signal_ends_before_it_is_ready_has_a_successor() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("second").display().to_string();
+        let script = format!(
+            "[ -e {mark} ] || {{ touch {mark}; kill -TERM $$; }}; echo ready; echo 0; read x"
+        );
+        writer(&script).write(&probe()).unwrap();
+        // One that never gets there is told, after a bounded number of tries.
+        let error = writer("exit 0").write(&probe()).unwrap_err();
+        assert!(matches!(error, WriteError::Refused { .. }), "{error}");
+    }
+
+    #[test]
     fn one_child_does_many_writes_until_it_may_rest() {
-        let writer = writer("echo 0; echo 0; exec sleep 30 <&0 >/dev/null");
-        writer.write("/x", "y", FAST).unwrap();
+        let writer = writer("echo ready; echo 0; echo 0; exec sleep 30 <&0 >/dev/null");
+        writer.write(&probe()).unwrap();
         let child =
             || writer.worker.lock().unwrap().as_ref().map(|w| w.child.as_ref().unwrap().id());
         let first = child();
-        writer.write("/x", "\n", FAST).unwrap();
+        writer.write(&probe()).unwrap();
         assert!(first.is_some());
         assert_eq!(child(), first);
-        Command::new("kill").arg(first.unwrap().to_string()).status().unwrap();
+        end(first.unwrap());
         writer.rest();
         assert_eq!(child(), None);
         writer.ready();
         let early = child();
         writer.ready();
-        writer.write("/x", "y", FAST).unwrap();
+        writer.write(&probe()).unwrap();
         assert!(early.is_some());
         assert_eq!(child(), early);
-        Command::new("kill").arg(early.unwrap().to_string()).status().unwrap();
+        end(early.unwrap());
         writer.rest();
     }
 
     #[test]
     fn child_writes_each_value_whole_and_reports_each() {
         let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name).display().to_string();
-        for name in ["override", "power"] {
-            std::fs::write(at(name), "").unwrap();
+        let (own, power) = (dir.path().join("override"), dir.path().join("power"));
+        for file in [&own, &power] {
+            std::fs::write(file, "").unwrap();
         }
-        let mut said = Vec::new();
-        let request = format!("{}\0\n\0{}\0on\0{}\0x\0", at("override"), at("absent"), at("power"));
-        serve(&mut request.as_bytes(), &mut said);
-        assert_eq!(String::from_utf8(said).unwrap(), "0\n2\n0\n");
-        assert_eq!(std::fs::read_to_string(at("override")).unwrap(), "\n");
-        assert_eq!(std::fs::read_to_string(at("power")).unwrap(), "x");
+        let open = |attribute: &Attribute| match attribute {
+            Attribute::DriverOverride(_) => OpenOptions::new().write(true).open(&own),
+            Attribute::PowerControl(_) => OpenOptions::new().write(true).open(&power),
+            _ => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+        };
+        let at = |name: &str| format!("/sys/bus/pci/devices/0000:3b:00.0/{name}");
+        let serve = |request: &str| {
+            let mut said = Vec::new();
+            super::serve(&mut request.as_bytes(), &mut said, open);
+            String::from_utf8(said).unwrap()
+        };
+        let request = [
+            &at("driver_override"),
+            "\n",
+            &at("d3cold_allowed"),
+            "on",
+            &at("power/control"),
+            "x",
+            "",
+        ];
+        assert_eq!(serve(&request.join("\0")), "ready\n0\n2\n0\n");
+        assert_eq!(std::fs::read_to_string(&own).unwrap(), "\n");
+        assert_eq!(std::fs::read_to_string(&power).unwrap(), "x");
         // Half a request is none.
-        serve(&mut format!("{}\0no", at("power")).as_bytes(), &mut Vec::new());
-        assert_eq!(std::fs::read_to_string(at("power")).unwrap(), "x");
+        serve(&format!("{}\0no", at("power/control")));
+        assert_eq!(std::fs::read_to_string(&power).unwrap(), "x");
+        // Nor is one for another file.
+        let victim = dir.path().join("victim").display().to_string();
+        std::fs::write(&victim, "old").unwrap();
+        assert_eq!(serve(&format!("{victim}\0new\0")), "ready\n1\n");
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "old");
+    }
+
+    #[test]
+    fn file_of_another_file_system_and_link_to_one_are_not_the_kernels() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("bind"), dir.path().join("link"));
+        std::fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let number = |path: &Path| open_in_sysfs(path).unwrap_err().raw_os_error();
+        assert_eq!(number(&file), Some(libc::EXDEV));
+        assert_eq!(number(&link), Some(libc::ELOOP));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "old");
+    }
+
+    #[test]
+    fn modprobe_is_the_kernels_and_never_one_of_path() {
+        let tree = strait_resources::host::fixture::Tree::new();
+        assert_eq!(modprobe(&tree.sysroot()), "/sbin/modprobe");
+        tree.file("/usr/sbin/modprobe", "");
+        assert_eq!(modprobe(&tree.sysroot()), "/usr/sbin/modprobe");
+        tree.file("/nix/store/kmod/bin/modprobe", "");
+        tree.file("/proc/sys/kernel/modprobe", "/nix/store/kmod/bin/modprobe\n");
+        assert_eq!(modprobe(&tree.sysroot()), "/nix/store/kmod/bin/modprobe");
+        tree.file("/proc/sys/kernel/modprobe", "modprobe\n");
+        assert_eq!(modprobe(&tree.sysroot()), "/usr/sbin/modprobe");
     }
 }

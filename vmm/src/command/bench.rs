@@ -28,6 +28,7 @@ use strait_resources::{
     codes,
     failure::Failure,
     host::{check, check::Allowed, pci::HostFunction, sysroot::Sysroot},
+    journal::Kind,
     names::Names,
 };
 
@@ -43,7 +44,7 @@ use self::{
     watch::{Files, Meters, Seen},
 };
 use crate::{
-    binding::{self, Binder, Guard, Kind},
+    binding::{self, Binder, Guard},
     builder::internal,
     cli::{BenchArgs, BenchCommand},
     config, phases, report, signals,

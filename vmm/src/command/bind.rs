@@ -14,27 +14,40 @@ use strait_resources::{
         pci::{HostFunction, is_vfio_driver},
         sysroot::Sysroot,
     },
+    journal::{Entry, Kind},
 };
 
 use self::json::Answer;
 use crate::{
-    binding::{self, Binder, Entry, Kind},
-    cli::{BindArgs, UnbindArgs},
+    binding::{self, Binder, View},
+    cli::{BindArgs, ChangeArgs, UnbindArgs},
     report,
 };
 
 /// Gives functions to vfio-pci until `strait unbind` or a reboot.
 pub(crate) fn bind(args: &BindArgs) -> Result<u8, Failure> {
-    let binder = Binder::at(Sysroot::at(&args.change.sysroot));
     let json = args.change.json;
-    report::answered(json, bound(&binder, args).and_then(|done| done.tell(json)))
+    let done = with_binder(&args.change, |view, binder| bound(view, binder, args));
+    report::answered(json, done.and_then(|done| done.tell(json)))
 }
 
 /// Gives functions back to the host.
 pub(crate) fn unbind(args: &UnbindArgs) -> Result<u8, Failure> {
-    let binder = Binder::at(Sysroot::at(&args.change.sysroot));
     let json = args.change.json;
-    report::answered(json, unbound(&binder, args).and_then(|done| done.tell(json)))
+    let done = with_binder(&args.change, |view, binder| unbound(view, binder, args));
+    report::answered(json, done.and_then(|done| done.tell(json)))
+}
+
+/// A dry run looks at a host that may be laid out in a directory, and gets nothing that could change one.
+fn with_binder(
+    args: &ChangeArgs,
+    work: impl FnOnce(&View, Option<&Binder>) -> Result<Done, Failure>,
+) -> Result<Done, Failure> {
+    if args.dry_run {
+        return work(&View::at(Sysroot::at(&args.sysroot)), None);
+    }
+    let binder = Binder::host();
+    work(&binder, Some(&binder))
 }
 
 /// What was done, or would be: for people and for programs.
@@ -54,33 +67,37 @@ impl Done {
     }
 }
 
-fn bound(binder: &Binder, args: &BindArgs) -> Result<Done, Failure> {
+fn bound(view: &View, binder: Option<&Binder>, args: &BindArgs) -> Result<Done, Failure> {
     let allowed = Allowed {
         boot_vga: args.allow_boot_vga,
         release_fb: args.release_fb,
         peers: binding::session_peers(),
     };
-    let sysroot = binder.sysroot();
-    let lock = if args.change.dry_run {
-        None
-    } else {
-        binder.need_root("strait bind")?;
-        let lock = binder.lock()?;
-        // This is about others than the devices of the answer.
-        let undone = binder.recover_locked(&lock)?;
-        report::notes(&undone.lines);
-        report::warnings(&undone.warnings);
-        Some(lock)
+    let sysroot = view.sysroot();
+    let locked = match binder {
+        None => None,
+        Some(binder) => {
+            binder.need_root("strait bind")?;
+            let lock = binder.lock()?;
+            // This is about others than the devices of the answer.
+            let undone = binder.recover_locked(&lock)?;
+            report::notes(&undone.lines);
+            report::warnings(&undone.warnings);
+            if args.persist {
+                binder.may_persist()?;
+            }
+            Some((binder, lock))
+        }
     };
     let functions = check::select(sysroot, &args.functions)?;
-    let planned = binder.plan(&functions, &allowed)?;
+    let planned = view.plan(&functions, &allowed)?;
     if !args.change.json {
         report::warnings(&planned.warnings);
     }
     let entry = |taking| Entry::before(sysroot, taking);
     let entries = planned.take.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
     let mut answer = json::bind(sysroot, &functions, &planned, &entries, args.persist)?;
-    let Some(lock) = lock else {
+    let Some((binder, lock)) = locked else {
         let text = would_bind(&planned, &entries, &answer);
         return Ok(Done { text, answer, status: 0 });
     };
@@ -99,7 +116,7 @@ fn bound(binder: &Binder, args: &BindArgs) -> Result<Done, Failure> {
             planned.take.iter().filter(|taking| taking.along).map(|taking| &taking.function);
         let mut files = Vec::new();
         for function in functions.iter().chain(along) {
-            files.push(binding::persist(sysroot, function)?);
+            files.push(binder.persist(function)?);
         }
         let _ = writeln!(
             text,
@@ -157,17 +174,18 @@ fn went(text: &mut String, planned: &Bindable) {
     }
 }
 
-fn unbound(binder: &Binder, args: &UnbindArgs) -> Result<Done, Failure> {
-    let sysroot = binder.sysroot();
-    let lock = if args.change.dry_run {
-        None
-    } else {
-        binder.need_root("strait unbind")?;
-        Some(binder.lock()?)
+fn unbound(view: &View, binder: Option<&Binder>, args: &UnbindArgs) -> Result<Done, Failure> {
+    let sysroot = view.sysroot();
+    let locked = match binder {
+        None => None,
+        Some(binder) => {
+            binder.need_root("strait unbind")?;
+            Some((binder, binder.lock()?))
+        }
     };
     let functions = check::select(sysroot, &args.functions)?;
-    let mut answer = json::unbind(sysroot, &functions, &binder.noted(&functions)?)?;
-    let Some(lock) = lock else {
+    let mut answer = json::unbind(sysroot, &functions, &view.noted(&functions)?)?;
+    let Some((binder, lock)) = locked else {
         return Ok(Done { text: would_unbind(&answer), answer, status: 0 });
     };
     let undone = binder.unbind(&lock, &functions)?;

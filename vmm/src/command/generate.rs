@@ -9,7 +9,7 @@ use strait_resources::{codes, failure::Failure};
 
 use crate::{
     cli::{Cli, CompletionsArgs, ManArgs, Shell},
-    report,
+    files, report,
 };
 
 /// In the pages' last line: when this version's were made. The day of the build would make every build another one.
@@ -33,6 +33,7 @@ pub(crate) fn man(args: &ManArgs) -> Result<u8, Failure> {
         Some(directory) => {
             let mut cli = Cli::command().disable_help_subcommand(true);
             cli.build();
+            files::make_for_everybody();
             let written = fs::create_dir_all(directory).and_then(|()| write_pages(&cli, directory));
             written.map_err(|error| cannot_write(directory, error))?;
         }

@@ -3,10 +3,14 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use strait_resources::{failure::Failure, host::sysroot::Sysroot};
+use strait_resources::{
+    failure::Failure,
+    host::sysroot::Sysroot,
+    journal::{Entry, Journal, Kind},
+};
 
 use crate::{
-    binding::{Binder, Entry, Journal, Kind},
+    binding::{self, View},
     cli::PsArgs,
     report,
 };
@@ -41,12 +45,12 @@ struct Device {
 
 /// Prints it.
 pub(crate) fn run(args: &PsArgs) -> Result<u8, Failure> {
-    let binder = Binder::at(Sysroot::at(&args.output.sysroot));
-    let mut owners = Vec::new();
-    for journal in binder.journals()? {
-        let lives = journal.owner_lives(binder.sysroot())?;
-        owners.extend(owner(journal, lives));
-    }
+    let (found, others) = View::at(Sysroot::at(&args.output.sysroot)).owners()?;
+    report::warnings(&others);
+    let owners: Vec<Owner> = found
+        .into_iter()
+        .filter_map(|binding::Owner { journal, lives }| owner(journal, lives))
+        .collect();
     match args.output.json {
         true => report::json(&Answer { schema: "strait.ps/1", owners })?,
         false => report::out(&table(&owners))?,
@@ -64,8 +68,8 @@ fn owner(journal: Journal, lives: bool) -> Option<Owner> {
     let device = |entry: Entry| Device {
         bdf: entry.bdf.to_string(),
         group: entry.group,
-        driver_before: entry.before.and_then(|before| before.driver),
-        framebuffer: entry.screen.map(|screen| screen.name),
+        driver_before: entry.before.and_then(|before| before.driver).map(String::from),
+        framebuffer: entry.screen.map(|screen| screen.name.into()),
     };
     let entries = journal.functions.into_iter();
     let entries = entries.filter(|entry| state != "dead" || entry.is_taken());
@@ -109,15 +113,16 @@ mod tests {
 
     fn journal(kind: &str, settled: bool, before: &str) -> Journal {
         let text = format!(
-            r#"{{"process": {{"pid": 42, "start": 1}}, "boot": "b", "command": ["strait", "x"],
-            "kind": "{kind}", "settled": {settled}, "functions": [{{"bdf": "0000:3b:00.0", "group": 31,
-            "along": false, "before": {before}, "stuck": null}}]}}"#
+            r#"{{"schema": "strait.journal/2", "process": {{"pid": 42, "start": 1}}, "pid_namespace": null,
+            "boot": "b", "command": ["strait", "x"], "kind": "{kind}", "settled": {settled}, "functions": [
+            {{"bdf": "0000:3b:00.0", "group": 31, "along": false, "before": {before}, "screen": null,
+            "methods": null, "stuck": null}}]}}"#
         );
-        serde_json::from_str(&text).unwrap()
+        Journal::parse(text.as_bytes()).unwrap()
     }
 
     const NOUVEAU: &str = r#"{"driver": "nouveau", "driver_override": null, "power_control": "auto",
-        "d3cold_allowed": null}"#;
+        "d3cold_allowed": null, "any_driver": false}"#;
 
     #[test]
     fn table_shows_who_has_what_and_where_it_goes() {

@@ -48,9 +48,9 @@ pub(crate) struct Guest {
 pub(crate) struct Device {
     /// The user's name for its slot.
     pub(crate) id: String,
-    #[serde(with = "crate::binding::bdf_text")]
+    #[serde(with = "strait_resources::journal::text")]
     pub(crate) host: Bdf,
-    #[serde(with = "crate::binding::bdf_text")]
+    #[serde(with = "strait_resources::journal::text")]
     pub(crate) guest: Bdf,
     pub(crate) rom: Rom,
     /// IDs that the guest sees instead of the device's, `10de:1e07`.

@@ -8,25 +8,28 @@ use std::{
     os::{
         fd::{AsRawFd, RawFd},
         unix::{
-            fs::{DirBuilderExt as _, PermissionsExt as _},
+            fs::PermissionsExt as _,
             net::{UnixListener, UnixStream},
         },
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
+use rustix::io::Errno;
 use strait_resources::{
     codes,
     failure::Failure,
     host::sysroot::{SysError, Sysroot},
+    journal::Process,
 };
 
 use super::guest::{Guest, Subject};
-use crate::binding::Process;
+use crate::files::{Directory, PRIVATE_DIRECTORY, RUN, Trust, place, unusable};
 
 /// Where the sockets are. Not with the journals: those outlive their strait.
 const DIRECTORY: &str = "/run/strait/vm";
+const NAME: &str = "vm";
 /// A monitor that is taking its machine down or up again answers late.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// More than hundreds of devices have to say.
@@ -44,9 +47,15 @@ impl Socket {
     pub(crate) fn new(sysroot: &Sysroot, subject: Subject) -> Result<Self, Failure> {
         let process = Process::current(sysroot)?;
         remove_stale(sysroot)?;
-        let path = sysroot.path(&format!("{DIRECTORY}/{}", name(process)));
+        let run = Directory::run(sysroot, Trust::Owner, true)?;
+        let directory = match run {
+            Some(run) => run.sub(NAME, Some(PRIVATE_DIRECTORY))?,
+            None => None,
+        };
+        let directory =
+            directory.ok_or_else(|| unusable(RUN, io::Error::from(io::ErrorKind::NotFound)))?;
+        let path = place(sysroot, &directory, &name(process));
         let make = || -> io::Result<UnixListener> {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(sysroot.path(DIRECTORY))?;
             let listener = UnixListener::bind(&path)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
             listener.set_nonblocking(true)?;
@@ -132,14 +141,28 @@ pub(crate) fn ask(sysroot: &Sysroot, process: Process) -> Result<Guest, Failure>
     })
 }
 
+/// A process that is not here may be in another PID namespace that shares /run: its socket listens, and stays.
 fn remove_stale(sysroot: &Sysroot) -> Result<(), SysError> {
     for process in named(sysroot)? {
-        if !process.lives(sysroot)? {
+        let path = sysroot.path(&format!("{DIRECTORY}/{}", name(process)));
+        if !process.lives(sysroot)? && !listens(&path) {
             // Somebody else's, or removed by another: nothing of ours depends on it.
-            let _ = fs::remove_file(sysroot.path(&format!("{DIRECTORY}/{}", name(process))));
+            let _ = fs::remove_file(path);
         }
     }
     Ok(())
+}
+
+/// Does a process have this socket open? Asked without waiting: one whose queue is full does, too.
+fn listens(path: &Path) -> bool {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let ask = || {
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
+    };
+    !matches!(ask(), Err(Errno::CONNREFUSED | Errno::NOENT))
 }
 
 fn named(sysroot: &Sysroot) -> Result<Vec<Process>, SysError> {
@@ -233,5 +256,23 @@ mod tests {
         assert_eq!(running(&tree.sysroot()).unwrap(), []);
         let _socket = Socket::new(&tree.sysroot(), Subject::nothing()).unwrap();
         assert!(!tree.sysroot().exists(&stale));
+    }
+
+    /// Its number is nobody's here.
+    #[test]
+    fn socket_of_a_strait_in_another_pid_namespace_stays() {
+        let (tree, _, socket) = served();
+        drop(socket);
+        let other = format!("{DIRECTORY}/{}-1.sock", std::process::id());
+        let _listener = UnixListener::bind(tree.sysroot().path(&other)).unwrap();
+        let _socket = Socket::new(&tree.sysroot(), Subject::nothing()).unwrap();
+        assert!(tree.sysroot().exists(&other));
+    }
+
+    #[test]
+    fn directory_of_sockets_is_its_owners_alone() {
+        let (tree, _, _socket) = served();
+        let made = fs::metadata(tree.sysroot().path(DIRECTORY)).unwrap();
+        assert_eq!(made.permissions().mode() & 0o7777, 0o700);
     }
 }

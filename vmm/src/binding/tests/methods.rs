@@ -39,14 +39,14 @@ fn p1_chosen_reset_is_set_for_the_guest_and_the_list_is_put_back() {
 fn p1_list_of_a_strait_killed_after_any_write_is_put_back_by_the_next() {
     let steps = {
         let host = resettable();
-        mem::forget(take(&host, "").unwrap());
+        take(&host, "").unwrap().die();
         host.kernel.writes.borrow().len()
     };
     for budget in 0..=steps {
         let host = resettable();
         let before = host.state();
         host.kernel.budget.set(budget);
-        mem::forget(take(&host, ""));
+        let _ = take(&host, "").map(Guard::die);
         host.kernel.budget.set(usize::MAX);
         host.kill_owner();
         let undone = host.binder().recover().unwrap();

@@ -45,7 +45,7 @@ fn screen_without_leave_stays_and_nothing_is_written() {
 fn screen_of_a_strait_killed_after_any_write_is_back_with_the_next() {
     let steps = {
         let host = desk();
-        mem::forget(take(&host, Kind::Run).unwrap());
+        take(&host, Kind::Run).unwrap().die();
         host.kernel.writes.borrow().len()
     };
     assert_eq!(steps, 14);
@@ -53,7 +53,7 @@ fn screen_of_a_strait_killed_after_any_write_is_back_with_the_next() {
         let host = desk();
         let before = host.state();
         host.kernel.budget.set(budget);
-        mem::forget(take(&host, Kind::Run));
+        let _ = take(&host, Kind::Run).map(Guard::die);
         host.kernel.budget.set(usize::MAX);
         host.kill_owner();
         let undone = host.binder().recover().unwrap();

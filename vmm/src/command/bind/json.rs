@@ -9,13 +9,11 @@ use strait_resources::{
         pci::{self, HostFunction},
         sysroot::Sysroot,
     },
+    journal::Entry,
     names::Names,
 };
 
-use crate::{
-    binding::{Entry, rule_file},
-    report::Refusal,
-};
+use crate::{binding::rule_file, report::Refusal};
 
 #[derive(Serialize)]
 pub(super) struct Answer {
@@ -30,7 +28,7 @@ pub(super) struct Answer {
 
 #[derive(Serialize)]
 pub(super) struct Device {
-    #[serde(with = "crate::binding::bdf_text")]
+    #[serde(with = "strait_resources::journal::text")]
     pub(super) bdf: Bdf,
     ids: String,
     name: String,
@@ -59,7 +57,7 @@ pub(super) fn bind(
         let entry = taken.iter().find(|entry| entry.bdf == function.bdf);
         let mut device = Device::of(sysroot, &names, function, asked_for)?;
         if let Some(entry) = entry {
-            device.framebuffer = entry.screen.as_ref().map(|screen| screen.name.clone());
+            device.framebuffer = entry.screen.as_ref().map(|screen| screen.name.to_string());
         }
         if let Some(before) = entry.and_then(|entry| entry.before.as_ref()) {
             device.driver_after = Some("vfio-pci".to_owned());
@@ -92,12 +90,12 @@ pub(super) fn unbind(
         let asked_for = functions.iter().any(|asked| asked.bdf == function.bdf);
         let mut device = Device::of(sysroot, &names, function, asked_for)?;
         device.framebuffer =
-            entry.and_then(|entry| entry.screen.as_ref()).map(|screen| screen.name.clone());
+            entry.and_then(|entry| entry.screen.as_ref()).map(|screen| screen.name.to_string());
         if function.is_on_vfio() {
-            device.driver_after = before.and_then(|before| before.driver.clone());
+            device.driver_after = before.and_then(|before| before.driver.clone()).map(String::from);
         }
-        if let Some(power) = before.and_then(|before| before.power_control.clone()) {
-            device.power_control = Some(power);
+        if let Some(power) = before.and_then(|before| before.power_control) {
+            device.power_control = Some(power.word().to_owned());
         }
         let file = rule_file(function.bdf);
         device.rule_file = sysroot.exists(&file).then_some(file);

@@ -23,9 +23,11 @@ fn card() -> Host {
 
 fn end(host: &Host, line: &str) -> Result<(u8, Value), Failure> {
     let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+    let binder = host.binder();
+    let changes = (!line.contains("--dry-run")).then_some(&binder);
     let done = match cli.command {
-        Command::Bind(args) => bound(&host.binder(), &args)?,
-        Command::Unbind(args) => unbound(&host.binder(), &args)?,
+        Command::Bind(args) => bound(&binder, changes, &args)?,
+        Command::Unbind(args) => unbound(&binder, changes, &args)?,
         other => panic!("{other:?}"),
     };
     Ok((done.status, serde_json::to_value(&done.answer).unwrap()))
