@@ -13,3 +13,4 @@ pub mod msix;
 pub mod port;
 pub mod regs;
 pub mod root;
+mod shared;

@@ -8,19 +8,9 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak,
         atomic::{AtomicU8, Ordering},
     },
-};
-
-use strait_resources::{
-    bar::{BarIndex, BarKind},
-    bdf::Bdf,
-    range::AddressRange,
-};
-use vm_device::{
-    DeviceMmio, DevicePio,
-    bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset},
 };
 
 use crate::{
@@ -32,15 +22,19 @@ use crate::{
         host_bridge::HostBridge,
         lpc::Lpc,
         port::{RootPort, RootPortParts},
+        shared::{Bar, Boxed, Shared, lock},
     },
     ports::{BusMasterGate, GuestMapper, GuestMapping, MachineControl},
+};
+use strait_resources::{
+    bar::{BarIndex, BarKind},
+    bdf::Bdf,
+    range::AddressRange,
 };
 
 /// Where the LPC bridge is.
 const LPC_DEVICE: u8 = 31;
 const FUNCTIONS: usize = 8;
-/// A function, shared by its slot and by the ranges it has on the bus.
-type Shared = Arc<Mutex<dyn PciFunction>>;
 
 /// What a root complex is made from.
 pub struct RootParts {
@@ -158,7 +152,7 @@ impl RootComplex {
     /// Puts a function behind a port, as function `number` of the one device there.
     pub fn add_function(&self, port: usize, number: u8, function: Box<dyn PciFunction>) {
         let layouts = function.bars();
-        let shared: Shared = Arc::new(Mutex::new(Boxed(function)));
+        let shared: Shared = Boxed::shared(function);
         let owner = port * FUNCTIONS + usize::from(number);
         let mut ports = self.ports.write().unwrap_or_else(PoisonError::into_inner);
         let Some(slot) =
@@ -368,7 +362,7 @@ impl RootComplex {
         warned: &mut BTreeSet<Key>,
     ) -> Option<Mapped> {
         let (io, index) = (layout.spec.kind == BarKind::Io, layout.spec.index);
-        let target = Arc::new(Bar { function: Arc::clone(function), bar: index });
+        let target = Arc::new(Bar::new(function, index));
         let inserted = if io {
             self.bus.insert_pio(range, target)
         } else {
@@ -407,60 +401,6 @@ impl Port {
 /// The port whose secondary bus this is, with its index.
 fn behind(ports: &[Port], bus: u8) -> Option<(usize, &Port)> {
     ports.iter().enumerate().find(|(_, port)| port.secondary.load(Ordering::Relaxed) == bus)
-}
-
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A boxed function as a function, so that the mutex around it can be unsized.
-struct Boxed(Box<dyn PciFunction>);
-
-impl PciFunction for Boxed {
-    fn bars(&self) -> Vec<BarLayout> {
-        self.0.bars()
-    }
-    fn config_read(&mut self, at: ConfigAccess) -> u32 {
-        self.0.config_read(at)
-    }
-    fn config_write(&mut self, at: ConfigAccess, value: u32) -> BarChanges {
-        self.0.config_write(at, value)
-    }
-    fn bar_read(&mut self, bar: BarIndex, offset: u64, data: &mut [u8]) {
-        self.0.bar_read(bar, offset, data);
-    }
-    fn bar_write(&mut self, bar: BarIndex, offset: u64, data: &[u8]) {
-        self.0.bar_write(bar, offset, data);
-    }
-    fn reset(&mut self) -> BarChanges {
-        self.0.reset()
-    }
-}
-
-/// A BAR on the bus.
-struct Bar {
-    function: Shared,
-    bar: BarIndex,
-}
-
-impl DeviceMmio for Bar {
-    fn mmio_read(&self, _: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
-        lock(&self.function).bar_read(self.bar, offset, data);
-    }
-
-    fn mmio_write(&self, _: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
-        lock(&self.function).bar_write(self.bar, offset, data);
-    }
-}
-
-impl DevicePio for Bar {
-    fn pio_read(&self, _: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
-        lock(&self.function).bar_read(self.bar, u64::from(offset), data);
-    }
-
-    fn pio_write(&self, _: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        lock(&self.function).bar_write(self.bar, u64::from(offset), data);
-    }
 }
 
 #[cfg(test)]
