@@ -65,10 +65,30 @@ pub struct HostMemory {
     pub len: u64,
 }
 
+/// What the guest may do to memory without an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read and write it.
+    ReadWrite,
+    /// Read it; a write is an access to the bus.
+    ReadOnly,
+}
+
 /// Puts host memory into the guest's physical address space (a KVM memslot, and the IOMMU for P2P).
 pub trait GuestMapper: Send + Sync {
-    /// Maps `memory` at `range` (same length). Dropping the result unmaps it.
-    fn map(&self, range: AddressRange, memory: HostMemory) -> io::Result<Box<dyn GuestMapping>>;
+    /// Maps `memory` at `range` (same length). Dropping the result unmaps it for the guest; other devices may reach it
+    /// there until it is mapped elsewhere or withdrawn.
+    fn map(
+        &self,
+        range: AddressRange,
+        memory: HostMemory,
+        access: Access,
+    ) -> io::Result<Box<dyn GuestMapping>>;
+    /// Other devices do not reach `memory` any more when this returns: the device that it belongs to is about to stop
+    /// answering.
+    fn withdraw(&self, memory: HostMemory);
+    /// Waits until other devices reach what was mapped, where somebody asked for that. Called with no lock held.
+    fn settle(&self);
 }
 
 /// A mapping that ends with this value.

@@ -314,7 +314,8 @@ fn build(
         P2p::Auto => selection.slots.len() > 1,
     };
     let after = pinned.filter(|_| config.p2p == P2p::Auto);
-    let peers = dma.clone().filter(|_| p2p).map(|domain| PeerMappings::new(domain, after));
+    let peers =
+        dma.clone().filter(|_| p2p).map(|domain| PeerMappings::new(domain, &control, after));
     let peers = peers.transpose().map_err(internal("starting a thread"))?;
     let slots = Arc::new(Memslots::new(&vm, peers));
     let ram_slots = ram
@@ -408,6 +409,7 @@ fn build(
         devices,
         dma,
         ram_slots,
+        slots,
         vm,
         ram,
         guard,

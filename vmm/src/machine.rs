@@ -35,7 +35,7 @@ use crate::{
     pinning::{Pinning, Progress},
     resident,
     vcpu::{BootState, Vcpu, VcpuParts},
-    vm::{Memslot, Vm},
+    vm::{Memslot, Memslots, Vm},
 };
 
 /// Everything that makes up a machine. Fields in the order of tear-down, for when a start fails half-way.
@@ -54,6 +54,8 @@ pub(crate) struct Machine {
     pub(crate) devices: Opened,
     pub(crate) dma: Option<Arc<DmaDomain>>,
     pub(crate) ram_slots: Vec<Memslot>,
+    /// Where BARs are mapped into the guest, and for other devices.
+    pub(crate) slots: Arc<Memslots>,
     pub(crate) vm: Vm,
     pub(crate) image: Image,
     /// The kernel that is in RAM, for the first start.
@@ -124,11 +126,11 @@ impl Machine {
     /// What is left is the console, for whose reader nothing of this waits.
     fn take_apart(self) -> Console {
         let Self { pinning, events, root, bus, resets, devices, dma, .. } = self;
-        let Self { ram_slots, vm, ram, guard, console, .. } = self;
+        let Self { ram_slots, slots, vm, ram, guard, console, .. } = self;
         drop(pinning);
         drop(events);
         root.clear();
-        drop((root, bus));
+        drop((root, bus, slots));
         drop((resets, devices));
         drop(dma);
         let rest = (ram_slots, vm, ram);
@@ -188,8 +190,20 @@ impl Machine {
         }
     }
 
-    /// Before vCPUs run: waits until devices may use RAM, unless that can be behind the guest's boot. What came instead.
+    /// Before vCPUs run: waits until devices may use RAM, unless that can be behind the guest's boot, and each other's
+    /// BARs, where somebody waits for that. What came instead.
     fn prepare(&mut self) -> Result<Option<Request>, Failure> {
+        if let Some(request) = self.prepare_ram()? {
+            return Ok(Some(request));
+        }
+        if self.slots.peers_are_ready() {
+            return Ok(None);
+        }
+        let came = self.events.wait_until(|| self.slots.peers_are_ready(), || ());
+        came.map_err(internal("waiting for BARs in the IOMMU"))
+    }
+
+    fn prepare_ram(&mut self) -> Result<Option<Request>, Failure> {
         let Some(pinning) = &self.pinning else { return Ok(None) };
         let pinned = pinning.pinned();
         if pinned.is_complete() || (self.behind && self.devices.are_silent()) {

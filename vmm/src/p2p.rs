@@ -1,27 +1,26 @@
 //! Device-to-device DMA: BARs of passed devices in the IOMMU, so that other passed devices reach them.
 //!
-//! Mapping a large BAR takes the kernel seconds to minutes, and nobody may have asked for it: `--p2p auto` does it in a
-//! thread of its own while the guest boots, `--p2p on` before the guest starts. A mapping stays when the guest turns
-//! decoding off; it goes when its BAR really moves, or when another BAR takes its addresses. A BAR that cannot be mapped
-//! costs device-to-device DMA and nothing else.
+//! Mapping a large BAR takes the kernel seconds to minutes, and nobody may have asked for it: a thread of its own does
+//! it, in pieces. `--p2p auto` lets the guest boot meanwhile; with `--p2p on` the guest's start, and a vCPU that has
+//! moved a BAR, wait for it. A mapping stays when the guest turns decoding off; it goes when its BAR really moves, when
+//! another BAR takes its addresses, and while the BAR's device cannot answer. A BAR that cannot be mapped costs
+//! device-to-device DMA and nothing else.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Sender, channel},
     },
     thread::{self, JoinHandle},
 };
 
-use strait_devices::{
-    ports::HostMemory,
-    vfio::dma::{DmaDomain, DmaMapping},
-};
+use strait_devices::{ports::HostMemory, vfio::dma::DmaDomain};
 use strait_resources::{codes, range::AddressRange};
 
 use crate::{
+    control::Control,
     memory::pieces,
     pinning::{Pinned, give_way},
     vcpu::STACK,
@@ -30,47 +29,103 @@ use crate::{
 /// What is mapped in one call: the end of a machine waits for the call that runs.
 const PIECE: u64 = 1 << 30;
 
+/// Part of a BAR, by address and length in this process.
+type Area = (usize, u64);
+/// Ends with its drop.
+type Mapping = Box<dyn Send>;
+type Map = dyn Fn(AddressRange, HostMemory) -> io::Result<Mapping> + Send + Sync;
+
 /// The BARs that are in the IOMMU, or on their way there.
 pub(crate) struct PeerMappings {
     peers: Arc<Peers>,
-    /// `None`: mapped by whoever asks.
-    worker: Option<Worker>,
-}
-
-struct Worker {
-    requests: Sender<(AddressRange, HostMemory)>,
-    thread: JoinHandle<()>,
+    control: Arc<Control>,
+    /// Whoever maps a BAR waits for it.
+    awaited: bool,
+    worker: Option<JoinHandle<()>>,
 }
 
 struct Peers {
-    // In the order of tear-down.
-    mapped: Mutex<Vec<Peer>>,
-    domain: Arc<DmaDomain>,
-    warned: AtomicBool,
+    state: Mutex<State>,
+    changed: Condvar,
+    map: Box<Map>,
+    /// Something is not where it is wanted. Whoever waits looks at this under a lock of its own.
+    behind: AtomicBool,
+    /// Ends the wait for RAM, which looks at it now and then.
     ending: AtomicBool,
+}
+
+/// At most one entry in each map for every area there is, however often the guest moves a BAR.
+#[derive(Default)]
+struct State {
+    /// Where the guest has each area now: the latest wish counts, and older ones are not carried out.
+    wanted: BTreeMap<Area, AddressRange>,
+    /// Where each area is in the IOMMU.
+    mapped: BTreeMap<Area, Peer>,
+    /// What the worker maps at the moment.
+    busy: Option<Area>,
+    warned: bool,
+    ending: bool,
 }
 
 struct Peer {
     range: AddressRange,
-    memory: HostMemory,
-    _pieces: Vec<DmaMapping>,
+    /// None where the kernel refused.
+    _pieces: Vec<Mapping>,
 }
 
 impl PeerMappings {
-    /// None yet. `after`: map them in a thread of their own, after RAM, which is waited for.
-    pub(crate) fn new(domain: Arc<DmaDomain>, after: Option<&Arc<Pinned>>) -> io::Result<Self> {
-        let (warned, ending) = Default::default();
-        let peers = Arc::new(Peers { mapped: Mutex::default(), domain, warned, ending });
-        let worker = after.map(|ram| Worker::start(&peers, ram)).transpose()?;
-        Ok(Self { peers, worker })
+    /// None yet. `after`: they are mapped after that RAM, without anybody waiting.
+    pub(crate) fn new(
+        domain: Arc<DmaDomain>,
+        control: &Arc<Control>,
+        after: Option<&Arc<Pinned>>,
+    ) -> io::Result<Self> {
+        let map = move |range, memory| {
+            domain.map_p2p(range, memory).map(|mapping| Box::new(mapping) as Mapping)
+        };
+        Self::start(Box::new(map), control, after)
     }
 
-    /// Sees to it that devices reach `memory` at `range`, as far as that can be.
+    fn start(map: Box<Map>, control: &Arc<Control>, ram: Option<&Arc<Pinned>>) -> io::Result<Self> {
+        let (state, changed, behind, ending) = Default::default();
+        let peers = Arc::new(Peers { state, changed, map, behind, ending });
+        let (worker, ram, told) = (Arc::clone(&peers), ram.map(Arc::clone), Arc::clone(control));
+        let awaited = ram.is_none();
+        let work = move || {
+            if let Some(ram) = ram {
+                give_way();
+                // No device moves anything before, and the kernel maps one thing at a time.
+                if !ram.wait(&worker.ending) {
+                    return;
+                }
+            }
+            worker.work(&told);
+        };
+        let worker = thread::Builder::new().name("p2p".to_owned()).stack_size(STACK).spawn(work)?;
+        Ok(Self { peers, control: Arc::clone(control), awaited, worker: Some(worker) })
+    }
+
+    /// Sees to it that devices reach `memory` at `range`, as far as that can be. Returns at once.
     pub(crate) fn map(&self, range: AddressRange, memory: HostMemory) {
-        match &self.worker {
-            // The thread ends only with us.
-            Some(worker) => drop(worker.requests.send((range, memory))),
-            None => self.peers.map(range, memory),
+        self.peers.want(range, memory);
+    }
+
+    /// Devices do not reach `memory` any more when this returns. That may take a mapping of one piece, which cannot be
+    /// interrupted.
+    pub(crate) fn withdraw(&self, memory: HostMemory) {
+        self.peers.withdraw(memory);
+    }
+
+    /// Is nothing left that somebody waits for?
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.awaited || !self.peers.behind.load(Ordering::Acquire)
+    }
+
+    /// Keeps a vCPU thread until all that is wanted is mapped, or until the machine stops or is reset. No lock of a
+    /// device's may be held.
+    pub(crate) fn wait(&self) {
+        if !self.is_ready() {
+            self.control.hold(|| self.is_ready(), || ());
         }
     }
 }
@@ -78,58 +133,107 @@ impl PeerMappings {
 impl Drop for PeerMappings {
     fn drop(&mut self) {
         self.peers.ending.store(true, Ordering::Relaxed);
-        if let Some(Worker { requests, thread }) = self.worker.take() {
-            drop(requests);
+        self.peers.lock().ending = true;
+        self.peers.changed.notify_all();
+        if let Some(worker) = self.worker.take() {
             // One that panicked has said why.
-            let _ = thread.join();
+            let _ = worker.join();
         }
     }
 }
 
-impl Worker {
-    fn start(peers: &Arc<Peers>, ram: &Arc<Pinned>) -> io::Result<Self> {
-        let (requests, waiting) = channel();
-        let (peers, ram) = (Arc::clone(peers), Arc::clone(ram));
-        let thread =
-            thread::Builder::new().name("p2p".to_owned()).stack_size(STACK).spawn(move || {
-                give_way();
-                // No device moves anything before, and the kernel maps one thing at a time.
-                if !ram.wait(&peers.ending) {
-                    return;
-                }
-                for (range, memory) in waiting {
-                    peers.map(range, memory);
-                }
-            })?;
-        Ok(Self { requests, thread })
+impl State {
+    /// Something that is not where it is wanted.
+    fn next(&self) -> Option<(Area, AddressRange)> {
+        let mut wanted = self.wanted.iter().map(|(area, range)| (*area, *range));
+        wanted.find(|(area, range)| self.mapped.get(area).is_none_or(|peer| peer.range != *range))
+    }
+
+    fn is_wanted(&self, area: Area, range: AddressRange) -> bool {
+        !self.ending && self.wanted.get(&area) == Some(&range)
     }
 }
 
 impl Peers {
-    fn map(&self, range: AddressRange, memory: HostMemory) {
-        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
-        if mapped.iter().any(|peer| peer.range == range && peer.memory == memory) {
-            return;
-        }
-        // What was here before, and where this BAR was before.
-        mapped.retain(|peer| !peer.range.overlaps(range) && peer.memory != memory);
-        match self.map_pieces(range, memory) {
-            Ok(pieces) => mapped.push(Peer { range, memory, _pieces: pieces }),
-            Err(error) if self.warned.swap(true, Ordering::Relaxed) => {
-                log::info!("device-to-device DMA to {range} is off: {error}");
-            }
-            Err(error) => log::warn!(
-                "[{}] device-to-device DMA to {range} is off: {error}; everything else works",
-                codes::E1305.id
-            ),
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn want(&self, range: AddressRange, memory: HostMemory) {
+        let area = (memory.address, memory.len);
+        let mut state = self.lock();
+        // Who was there before has moved, or will.
+        state.wanted.retain(|other, place| *other == area || !place.overlaps(range));
+        state.wanted.insert(area, range);
+        self.behind.store(state.next().is_some(), Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    fn withdraw(&self, memory: HostMemory) {
+        let area = (memory.address, memory.len);
+        let mut state = self.lock();
+        state.wanted.remove(&area);
+        // Under the lock: its addresses are free for others only when the kernel has ended it.
+        drop(state.mapped.remove(&area));
+        while state.busy == Some(area) {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// All of it or nothing; less only when the machine ends.
-    fn map_pieces(&self, range: AddressRange, memory: HostMemory) -> io::Result<Vec<DmaMapping>> {
-        pieces(range, memory, PIECE)
-            .take_while(|_| !self.ending.load(Ordering::Relaxed))
-            .map(|(range, memory)| self.domain.map_p2p(range, memory))
+    /// The worker: until the end.
+    fn work(&self, control: &Control) {
+        let mut state = self.lock();
+        while !state.ending {
+            let Some((area, range)) = state.next() else {
+                if self.behind.swap(false, Ordering::AcqRel) {
+                    // Without our lock: whoever waits holds that of `control` while it looks.
+                    drop(state);
+                    control.nudge();
+                    state = self.lock();
+                } else {
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                continue;
+            };
+            // What is in the way, and where this area was before.
+            state.mapped.retain(|other, peer| *other != area && !peer.range.overlaps(range));
+            state.busy = Some(area);
+            drop(state);
+            let outcome = self.map_pieces(area, range);
+            state = self.lock();
+            if state.is_wanted(area, range) {
+                let pieces = outcome.unwrap_or_else(|error| {
+                    warn(range, &error, std::mem::replace(&mut state.warned, true));
+                    Vec::new()
+                });
+                state.mapped.insert(area, Peer { range, _pieces: pieces });
+            } else {
+                drop(outcome);
+            }
+            state.busy = None;
+            self.changed.notify_all();
+        }
+    }
+
+    /// All of it or nothing; less only when it is not wanted there any more.
+    fn map_pieces(&self, (address, len): Area, range: AddressRange) -> io::Result<Vec<Mapping>> {
+        pieces(range, HostMemory { address, len }, PIECE)
+            .take_while(|_| self.lock().is_wanted((address, len), range))
+            .map(|(range, memory)| (self.map)(range, memory))
             .collect()
     }
 }
+
+fn warn(range: AddressRange, error: &io::Error, again: bool) {
+    if again {
+        log::info!("device-to-device DMA to {range} is off: {error}");
+    } else {
+        log::warn!(
+            "[{}] device-to-device DMA to {range} is off: {error}; everything else works",
+            codes::E1305.id
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

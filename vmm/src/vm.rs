@@ -12,16 +12,17 @@ use std::{
 
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_CAP_PMU_CAPABILITY, KVM_CAP_X86_DISABLE_EXITS,
-    KVM_CAP_X86_USER_SPACE_MSR, KVM_MAX_CPUID_ENTRIES, KVM_MSR_EXIT_REASON_FILTER,
-    KVM_PIT_SPEAKER_DUMMY, KVM_PMU_CAP_DISABLE, KVM_X86_DISABLE_EXITS_HLT,
-    KVM_X86_DISABLE_EXITS_PAUSE, kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO,
-    kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY,
+    KVM_MSR_EXIT_REASON_FILTER, KVM_PIT_SPEAKER_DUMMY, KVM_PMU_CAP_DISABLE,
+    KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_PAUSE, kvm_create_device,
+    kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 use strait_arch::{cpuid, layout, msr::Hwcr};
 use strait_devices::{
     pci::function::DirectArea,
-    ports::{GuestMapper, GuestMapping, HostMemory},
+    ports::{Access, GuestMapper, GuestMapping, HostMemory},
 };
 use strait_resources::{codes, failure::Failure, range::AddressRange, window::IdPool};
 use vfio_ioctls::VfioDeviceFd;
@@ -331,7 +332,7 @@ impl Memslots {
 
     /// The same slots, without P2P: for guest RAM, which the DMA domain maps by itself.
     pub(crate) fn map_ram(&self, range: AddressRange, memory: HostMemory) -> io::Result<Memslot> {
-        Memslot::new(self, range, memory)
+        Memslot::new(self, range, memory, Access::ReadWrite)
     }
 }
 
@@ -340,7 +341,7 @@ impl Memslots {
     /// the kernel seconds for a large one, and a vCPU should not wait for it.
     pub(crate) fn prepare_peer(&self, address: u64, direct: &[DirectArea]) {
         let Some(peers) = &self.peers else { return };
-        for area in direct {
+        for area in direct.iter().filter(|area| area.access == Access::ReadWrite) {
             let first = address.checked_add(area.offset);
             if let Some(range) = first.and_then(|first| AddressRange::new(first, area.memory.len)) {
                 peers.map(range, area.memory);
@@ -349,13 +350,34 @@ impl Memslots {
     }
 }
 
+impl Memslots {
+    /// Do devices reach each other's BARs, where somebody waits for that?
+    pub(crate) fn peers_are_ready(&self) -> bool {
+        self.peers.as_ref().is_none_or(PeerMappings::is_ready)
+    }
+}
+
 impl GuestMapper for Memslots {
-    fn map(&self, range: AddressRange, memory: HostMemory) -> io::Result<Box<dyn GuestMapping>> {
-        let slot = Memslot::new(self, range, memory)?;
-        if let Some(peers) = &self.peers {
+    fn map(
+        &self,
+        range: AddressRange,
+        memory: HostMemory,
+        access: Access,
+    ) -> io::Result<Box<dyn GuestMapping>> {
+        let slot = Memslot::new(self, range, memory, access)?;
+        // The IOMMU takes memory that can be written only.
+        if let Some(peers) = self.peers.as_ref().filter(|_| access == Access::ReadWrite) {
             peers.map(range, memory);
         }
         Ok(Box::new(slot))
+    }
+
+    fn withdraw(&self, memory: HostMemory) {
+        self.peers.iter().for_each(|peers| peers.withdraw(memory));
+    }
+
+    fn settle(&self) {
+        self.peers.iter().for_each(PeerMappings::wait);
     }
 }
 
@@ -366,16 +388,24 @@ pub(crate) struct Memslot {
     vm: Arc<VmFd>,
     ids: Arc<IdPool>,
     id: u32,
+    flags: u32,
 }
 
 impl Memslot {
-    fn new(slots: &Memslots, range: AddressRange, memory: HostMemory) -> io::Result<Self> {
+    fn new(
+        slots: &Memslots,
+        range: AddressRange,
+        memory: HostMemory,
+        access: Access,
+    ) -> io::Result<Self> {
         if range.len() != memory.len {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
         let id = slots.ids.allocate().map_err(io::Error::other)?;
         // From here on the drop gives the id back.
-        let slot = Self { vm: Arc::clone(&slots.vm), ids: Arc::clone(&slots.ids), id };
+        // A write to a slot that the guest may only read is an exit.
+        let flags = if access == Access::ReadOnly { KVM_MEM_READONLY } else { 0 };
+        let slot = Self { vm: Arc::clone(&slots.vm), ids: Arc::clone(&slots.ids), id, flags };
         slot.set(range.first(), memory.address as u64, memory.len)?;
         Ok(slot)
     }
@@ -383,7 +413,7 @@ impl Memslot {
     fn set(&self, guest_phys_addr: u64, userspace_addr: u64, memory_size: u64) -> io::Result<()> {
         let region = kvm_userspace_memory_region {
             slot: self.id,
-            flags: 0,
+            flags: self.flags,
             guest_phys_addr,
             memory_size,
             userspace_addr,

@@ -2,7 +2,10 @@
 
 use strait_resources::bar::{BarIndex, BarSpec};
 
-use crate::{pci::regs, ports::HostMemory};
+use crate::{
+    pci::regs,
+    ports::{Access, HostMemory},
+};
 
 /// A configuration access inside one function: 1, 2 or 4 bytes that do not cross a 4-byte boundary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +58,8 @@ pub struct DirectArea {
     pub offset: u64,
     /// What is behind; stays mapped as long as the function lives.
     pub memory: HostMemory,
+    /// What the device's kernel interface lets be done to it.
+    pub access: Access,
 }
 
 /// A BAR as the root complex needs to know it: asked once, when the function is added.
@@ -89,12 +94,16 @@ pub trait PciFunction: Send {
     fn bars(&self) -> Vec<BarLayout>;
     /// The value, right-aligned.
     fn config_read(&mut self, at: ConfigAccess) -> u32;
-    /// What moved is applied by the root complex after our lock is released.
+    /// What moved is applied by the root complex after our lock is released. A write after which the device does not
+    /// answer, or not for a while, says so here and reaches the device in [`PciFunction::settled`].
     fn config_write(&mut self, at: ConfigAccess, value: u32) -> BarChanges;
+    /// What moved after the last write is applied: what waited for that reaches the device now. What moves by it.
+    fn settled(&mut self) -> BarChanges;
     /// Trapped read; `offset` is relative to the BAR.
     fn bar_read(&mut self, bar: BarIndex, offset: u64, data: &mut [u8]);
     /// Trapped write.
     fn bar_write(&mut self, bar: BarIndex, offset: u64, data: &[u8]);
-    /// Back to the state after power-on: BARs undecoded, interrupts off, the device reset. Returns every placement.
+    /// Back to the state after power-on: BARs undecoded, interrupts off, the device reset. Returns every placement. The
+    /// guest has lost the BARs before.
     fn reset(&mut self) -> BarChanges;
 }

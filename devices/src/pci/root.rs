@@ -3,7 +3,7 @@
 //!
 //! Lock order: `ports`, which is written only while the machine is built and taken apart -> `order` of one port -> one
 //! function -> nothing; then, with the function's lock released, `placed` -> the host bridge, the bus, the mapper. A
-//! read takes one function's lock only.
+//! read takes one function's lock only. `GuestMapper::settle` may wait long and is called with none of them.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use crate::{
     pci::{
         access::{ConfigPorts, Ecam},
         apertures::{Apertures, Key, Op},
-        function::{BarChanges, BarLayout, BarPlacement, ConfigAccess, PciFunction},
+        function::{BarLayout, BarPlacement, ConfigAccess, PciFunction},
         host_bridge::HostBridge,
         lpc::Lpc,
         port::{RootPort, RootPortParts},
@@ -26,11 +26,7 @@ use crate::{
     },
     ports::{BusMasterGate, GuestMapper, GuestMapping, MachineControl},
 };
-use strait_resources::{
-    bar::{BarIndex, BarKind},
-    bdf::Bdf,
-    range::AddressRange,
-};
+use strait_resources::{bar::BarKind, bdf::Bdf, range::AddressRange};
 
 /// Where the LPC bridge is.
 const LPC_DEVICE: u8 = 31;
@@ -205,8 +201,10 @@ impl RootComplex {
     fn reset_behind(&self, index: usize, port: &Port) {
         for (number, function) in port.functions.iter().enumerate() {
             if let Some(function) = function {
+                let owner = index * FUNCTIONS + number;
+                self.withdraw(owner);
                 let changes = lock(function).reset();
-                self.apply(index * FUNCTIONS + number, &changes);
+                self.apply(owner, &changes);
             }
         }
     }
@@ -247,15 +245,24 @@ impl RootComplex {
                 if at.sets_bus_master(value) && !self.may_master(bus, number) {
                     return;
                 }
-                let ports = self.ports();
-                let Some((index, port)) = behind(&ports, bus) else { return };
-                let Some(function) = port.function(number) else { return };
-                let _order = lock(&port.order);
-                let changes = lock(function).config_write(at, value);
-                self.apply(index * FUNCTIONS + usize::from(number), &changes);
+                self.write_function(bus, number, at, value);
             }
             _ => {}
         }
+        self.mapper.settle();
+    }
+
+    fn write_function(&self, bus: u8, number: u8, at: ConfigAccess, value: u32) {
+        let ports = self.ports();
+        let Some((index, port)) = behind(&ports, bus) else { return };
+        let Some(function) = port.function(number) else { return };
+        let owner = index * FUNCTIONS + usize::from(number);
+        let _order = lock(&port.order);
+        let changes = lock(function).config_write(at, value);
+        self.apply(owner, &changes);
+        // Nobody else writes to the function in between, and a read changes nothing.
+        let changes = lock(function).settled();
+        self.apply(owner, &changes);
     }
 
     /// Waits until a function may master the bus; at once if there is no such function. `false`: the write must vanish.
@@ -309,6 +316,30 @@ impl RootComplex {
         self.carry_out(&mut placed, &ops);
     }
 
+    /// Takes every BAR of a function away from the guest and from other devices: it is about to be reset.
+    fn withdraw(&self, owner: usize) {
+        let mut placed = lock(&self.placed);
+        let bars: Vec<u8> = placed
+            .bars
+            .iter()
+            .filter(|(of, ..)| *of == owner)
+            .map(|(_, layout, _)| layout.spec.index.get())
+            .collect();
+        let mut ops = Vec::new();
+        ops.extend(bars.iter().filter_map(|bar| placed.apertures.withdraw((owner, *bar))));
+        self.carry_out(&mut placed, &ops);
+        bars.iter().for_each(|bar| self.withdraw_peers(&placed, (owner, *bar)));
+    }
+
+    /// Other devices may reach a BAR that the guest has turned off, so this is no part of its unmapping.
+    fn withdraw_peers(&self, placed: &Placed, key: Key) {
+        let bars = placed.bars.iter();
+        let mut bars = bars.filter(|(of, layout, _)| (*of, layout.spec.index.get()) == key);
+        if let Some((_, layout, _)) = bars.next() {
+            layout.direct.iter().for_each(|area| self.mapper.withdraw(area.memory));
+        }
+    }
+
     fn apply(&self, owner: usize, changes: &[BarPlacement]) {
         if changes.is_empty() {
             return;
@@ -325,6 +356,9 @@ impl RootComplex {
         }
         ops.extend(placed.apertures.settle());
         self.carry_out(&mut placed, &ops);
+        for change in changes.iter().filter(|change| !change.answers) {
+            self.withdraw_peers(&placed, (owner, change.bar.get()));
+        }
     }
 
     fn carry_out(&self, placed: &mut Placed, ops: &[Op]) {
@@ -379,7 +413,7 @@ impl RootComplex {
             let part =
                 AddressRange::new(first, area.memory.len).filter(|part| range.encloses(*part))?;
             // Without the mapping every access is trapped: slow, but right.
-            let mapping = self.mapper.map(part, area.memory);
+            let mapping = self.mapper.map(part, area.memory, area.access);
             if let Err(error) = &mapping
                 && warned.insert(key)
             {

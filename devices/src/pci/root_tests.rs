@@ -4,16 +4,16 @@ use std::{
     time::Duration,
 };
 
-use strait_resources::bar::BarSpec;
+use strait_resources::bar::{BarIndex, BarSpec};
 
 use super::*;
 use crate::{
     pci::{
-        function::DirectArea,
+        function::{BarChanges, DirectArea},
         port::Link,
         regs::{self},
     },
-    ports::HostMemory,
+    ports::{Access, HostMemory},
 };
 
 const ECAM: u64 = 0xe000_0000;
@@ -23,16 +23,36 @@ const BAR: u64 = 0x9000_0000;
 struct Machine {
     resets: AtomicUsize,
     maps: Mutex<Vec<AddressRange>>,
+    /// What went away, in its order: mappings of the guest, peers' reach, and what waited for both.
+    ends: Arc<Mutex<Vec<&'static str>>>,
+    settles: AtomicUsize,
 }
 
-struct Mapping;
+struct Mapping(Arc<Mutex<Vec<&'static str>>>);
 
 impl GuestMapping for Mapping {}
 
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().push("unmapped");
+    }
+}
+
 impl GuestMapper for Machine {
-    fn map(&self, range: AddressRange, _: HostMemory) -> io::Result<Box<dyn GuestMapping>> {
+    fn map(
+        &self,
+        range: AddressRange,
+        _: HostMemory,
+        _: Access,
+    ) -> io::Result<Box<dyn GuestMapping>> {
         self.maps.lock().unwrap().push(range);
-        Ok(Box::new(Mapping))
+        Ok(Box::new(Mapping(Arc::clone(&self.ends))))
+    }
+    fn withdraw(&self, _: HostMemory) {
+        self.ends.lock().unwrap().push("withdrawn");
+    }
+    fn settle(&self) {
+        self.settles.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -69,6 +89,8 @@ impl MachineControl for Machine {
 struct Device {
     config: Vec<u8>,
     resets: Arc<AtomicUsize>,
+    ends: Arc<Mutex<Vec<&'static str>>>,
+    sleeps: bool,
 }
 
 impl Device {
@@ -91,7 +113,10 @@ impl PciFunction for Device {
             size: 0x1_0000,
         };
         let memory = HostMemory { address: 0x7000_0000, len: 0xf000 };
-        vec![BarLayout { spec, direct: vec![DirectArea { offset: 0x1000, memory }] }]
+        vec![BarLayout {
+            spec,
+            direct: vec![DirectArea { offset: 0x1000, memory, access: Access::ReadWrite }],
+        }]
     }
     fn config_read(&mut self, at: ConfigAccess) -> u32 {
         let bytes = &self.config[usize::from(at.offset())..][..usize::from(at.len())];
@@ -103,7 +128,14 @@ impl PciFunction for Device {
         self.config[usize::from(at.offset())..][..usize::from(at.len())]
             .copy_from_slice(&bytes[..usize::from(at.len())]);
         let now = self.placement();
+        self.sleeps = before.answers && !now.answers;
         if now == before { vec![] } else { vec![now] }
+    }
+    fn settled(&mut self) -> BarChanges {
+        if std::mem::take(&mut self.sleeps) {
+            self.ends.lock().unwrap().push("asleep");
+        }
+        vec![]
     }
     fn bar_read(&mut self, _: BarIndex, offset: u64, data: &mut [u8]) {
         data.fill(offset as u8);
@@ -111,6 +143,7 @@ impl PciFunction for Device {
     fn bar_write(&mut self, _: BarIndex, _: u64, _: &[u8]) {}
     fn reset(&mut self) -> BarChanges {
         self.resets.fetch_add(1, Ordering::Relaxed);
+        self.ends.lock().unwrap().push("reset");
         self.config[4] = 0;
         vec![self.placement()]
     }
@@ -154,7 +187,16 @@ fn fixture() -> Fixture {
     let mut config = vec![0; 4096];
     config[..4].copy_from_slice(&0x5678_1234_u32.to_le_bytes());
     config[0x10..0x14].copy_from_slice(&(BAR as u32).to_le_bytes());
-    root.add_function(port, 0, Box::new(Device { config, resets: Arc::clone(&resets) }));
+    root.add_function(
+        port,
+        0,
+        Box::new(Device {
+            config,
+            resets: Arc::clone(&resets),
+            ends: Arc::clone(&machine.ends),
+            sleeps: false,
+        }),
+    );
     Fixture { bus, machine, root, resets, gate }
 }
 
@@ -167,6 +209,10 @@ impl Fixture {
 
     fn write(&self, address: u64, value: u32) {
         self.bus.mmio_write(address, &value.to_le_bytes());
+    }
+
+    fn ends(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.machine.ends.lock().unwrap())
     }
 
     fn maps(&self) -> Vec<AddressRange> {
@@ -233,6 +279,7 @@ fn device_that_cannot_answer_is_taken_out() {
     let fixture = fixture();
     fixture.write(at(1, 0, 4), 2);
     fixture.write(at(1, 0, 0x50), 3);
+    assert_eq!(fixture.ends(), ["unmapped", "withdrawn", "asleep"]);
     assert_eq!(fixture.read(BAR + 0x42, 1), 0xff);
     fixture.write(at(1, 0, 0x50), 0);
     assert_eq!(fixture.read(BAR + 0x42, 1), 0x42);
@@ -258,6 +305,23 @@ fn secondary_bus_reset_resets_what_is_behind() {
     assert_eq!(fixture.resets.load(Ordering::Relaxed), 0);
     fixture.bus.mmio_write(control, &[0, 0]);
     assert_eq!(fixture.resets.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn device_is_reset_after_guest_and_peers_have_lost_its_bars() {
+    let fixture = fixture();
+    fixture.write(at(1, 0, 4), 2);
+    fixture.root.reset();
+    assert_eq!(fixture.ends(), ["unmapped", "withdrawn", "reset"]);
+    // Turned off, a BAR is still where peers reach it.
+    fixture.write(at(1, 0, 4), 2);
+    fixture.write(at(1, 0, 4), 0);
+    assert_eq!(fixture.ends(), [""; 0]);
+    let control = at(0, 1, u64::from(regs::BRIDGE_CONTROL));
+    fixture.bus.mmio_write(control, &regs::BRIDGE_CONTROL_RESET.to_le_bytes());
+    fixture.bus.mmio_write(control, &[0, 0]);
+    assert_eq!(fixture.ends(), ["unmapped", "withdrawn", "reset"]);
+    assert_ne!(fixture.machine.settles.load(Ordering::Relaxed), 0);
 }
 
 #[test]
@@ -318,6 +382,9 @@ impl PciFunction for Ports {
         let (bar, address) = (BarIndex::new(0).unwrap(), u64::from(value));
         vec![BarPlacement { bar, address, decoded: value != 0, answers: true }]
     }
+    fn settled(&mut self) -> BarChanges {
+        Vec::new()
+    }
     fn bar_read(&mut self, _: BarIndex, offset: u64, data: &mut [u8]) {
         data.fill(offset as u8);
     }
@@ -358,6 +425,9 @@ impl PciFunction for Slow {
     fn config_write(&mut self, _: ConfigAccess, _: u32) -> BarChanges {
         self.began.send(()).unwrap();
         assert!(self.end.recv().is_err(), "nothing is sent, the channel closes");
+        Vec::new()
+    }
+    fn settled(&mut self) -> BarChanges {
         Vec::new()
     }
     fn bar_read(&mut self, _: BarIndex, _: u64, _: &mut [u8]) {}

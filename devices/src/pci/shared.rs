@@ -36,6 +36,9 @@ impl PciFunction for Boxed {
     fn config_write(&mut self, at: ConfigAccess, value: u32) -> BarChanges {
         self.0.config_write(at, value)
     }
+    fn settled(&mut self) -> BarChanges {
+        self.0.settled()
+    }
     fn bar_read(&mut self, bar: BarIndex, offset: u64, data: &mut [u8]) {
         self.0.bar_read(bar, offset, data);
     }

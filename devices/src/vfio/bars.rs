@@ -7,7 +7,7 @@ use strait_resources::{
 
 use crate::{
     pci::{caps::read32, function::DirectArea, msix::MsixLayout, regs},
-    ports::HostMemory,
+    ports::{Access, HostMemory},
     vfio::{
         attach::{AttachError, read_config},
         backend::{RegionInfo, VfioBackend},
@@ -74,9 +74,10 @@ pub(crate) fn map_direct(
     let index = u32::from(bar.get());
     let region = backend.region(index);
     let in_memory = matches!(spec.kind, BarKind::Memory32 { .. } | BarKind::Memory64 { .. });
-    if !in_memory || !region.mappable || spec.size < PAGE {
+    if !in_memory || !region.mappable || !region.readable || spec.size < PAGE {
         return Ok(Vec::new());
     }
+    let access = if region.writable { Access::ReadWrite } else { Access::ReadOnly };
     let holes: Vec<AddressRange> =
         msix.into_iter().flat_map(|layout| layout.in_bar(bar)).filter_map(whole_pages).collect();
 
@@ -93,7 +94,7 @@ pub(crate) fn map_direct(
             len,
             source,
         })?;
-        direct.extend(pieces.into_iter().filter_map(|piece| part(memory, offset, piece)));
+        direct.extend(pieces.into_iter().filter_map(|piece| part(memory, offset, piece, access)));
     }
     Ok(direct)
 }
@@ -127,11 +128,16 @@ fn whole_pages(range: AddressRange) -> Option<AddressRange> {
 }
 
 /// `piece` of a mapping that starts at `offset` of the BAR.
-fn part(memory: HostMemory, offset: u64, piece: AddressRange) -> Option<DirectArea> {
+fn part(
+    memory: HostMemory,
+    offset: u64,
+    piece: AddressRange,
+    access: Access,
+) -> Option<DirectArea> {
     let into = usize::try_from(piece.first().checked_sub(offset)?).ok()?;
     let address = memory.address.checked_add(into)?;
     let memory = HostMemory { address, len: piece.len() };
-    Some(DirectArea { offset: piece.first(), memory })
+    Some(DirectArea { offset: piece.first(), memory, access })
 }
 
 #[cfg(test)]
@@ -219,6 +225,16 @@ mod tests {
         let direct = map_direct(&device, spec(0x1_0000), None).unwrap();
         assert_eq!(offsets(&direct), [(0, 0x1000), (0x8000, 0x8000)]);
         assert_eq!(device.calls(), ["map 0 0x0 0x1000", "map 0 0x8000 0x8000"]);
+    }
+
+    #[test]
+    fn region_that_cannot_be_written_is_mapped_for_reading_alone() {
+        let device = FakeDevice::new().empty_region(0, 0x1_0000).read_only(0);
+        let direct = map_direct(&device, spec(0x1_0000), None).unwrap();
+        assert_eq!(direct.iter().map(|area| area.access).collect::<Vec<_>>(), [Access::ReadOnly]);
+        let device = FakeDevice::new().empty_region(0, 0x1_0000);
+        let direct = map_direct(&device, spec(0x1_0000), None).unwrap();
+        assert_eq!(direct[0].access, Access::ReadWrite);
     }
 
     #[test]

@@ -103,6 +103,12 @@ impl FakeDevice {
         self
     }
 
+    /// A region that cannot be written.
+    pub(crate) fn read_only(mut self, index: u32) -> Self {
+        self.regions.get_mut(&index).unwrap().info.writable = false;
+        self
+    }
+
     /// Configuration space of another size.
     pub(crate) fn config_size(mut self, size: u64) -> Self {
         self.regions.get_mut(&CONFIG_REGION).unwrap().info.size = size;

@@ -17,7 +17,7 @@ use strait_resources::{
 };
 
 use self::{
-    config::{Command, Power},
+    config::{Command, Power, Waiting},
     express::SharedControl,
     vpd::Vpd,
 };
@@ -98,6 +98,7 @@ pub struct VfioFunction {
     sizes: [u64; 6],
     command: Command,
     power: Power,
+    waiting: Option<Waiting>,
     device_control: Option<SharedControl>,
     device_control_2: Option<SharedControl>,
     vpd: Option<Vpd>,
@@ -174,6 +175,7 @@ impl VfioFunction {
             sizes: [0, 1, 2, 3, 4, 5].map(|index| backend.region(index).size),
             command: Command::new(bars.specs(), &config),
             power: Power::new(&config, landmarks.power),
+            waiting: None,
             device_control: SharedControl::device(&config, &landmarks),
             device_control_2: SharedControl::device_2(&config, &landmarks, parts.atomics),
             vpd: landmarks.vpd.map(Vpd::new),
@@ -218,11 +220,22 @@ impl VfioFunction {
     }
 
     fn decoding(&self) -> Decoding {
-        Decoding::new(self.command.guest(), self.power.in_d0())
+        let answers = self.power.in_d0() && !matches!(self.waiting, Some(Waiting::Reset));
+        Decoding::new(self.command.guest(), answers)
     }
 
     fn placements(&self) -> Vec<BarPlacement> {
         self.bars.placements(self.decoding())
+    }
+
+    /// What is elsewhere than `before`.
+    fn moved(&self, before: &[BarPlacement]) -> BarChanges {
+        let changes = changes(before, &self.placements());
+        if changes.iter().any(|change| change.decoded) {
+            self.warnings.life.decoded();
+        }
+        self.warnings.life.placed(&changes);
+        changes
     }
 
     /// Brings interrupts to where the registers say. What cannot be had is taken back in its register, and the next
@@ -331,7 +344,6 @@ impl PciFunction for VfioFunction {
 
     fn config_read(&mut self, at: ConfigAccess) -> u32 {
         self.warnings.life.active(Activity::Config);
-        self.finish_power_change();
         let mut value = [0; 4];
         for run in self.policy.runs(at) {
             let start = usize::from(run.offset - at.offset());
@@ -344,7 +356,6 @@ impl PciFunction for VfioFunction {
 
     fn config_write(&mut self, at: ConfigAccess, value: u32) -> BarChanges {
         self.warnings.life.active(Activity::Config);
-        self.finish_power_change();
         let before = self.placements();
         let value = value.to_le_bytes();
         for run in self.policy.runs(at) {
@@ -353,12 +364,18 @@ impl PciFunction for VfioFunction {
                 self.write_run(run, bytes);
             }
         }
-        let changes = changes(&before, &self.placements());
-        if changes.iter().any(|change| change.decoded) {
-            self.warnings.life.decoded();
+        self.moved(&before)
+    }
+
+    fn settled(&mut self) -> BarChanges {
+        if self.waiting.is_none() {
+            return BarChanges::new();
         }
-        self.warnings.life.placed(&changes);
-        changes
+        let before = self.placements();
+        if let Some(waiting) = self.waiting.take() {
+            self.carry_out(waiting);
+        }
+        self.moved(&before)
     }
 
     fn bar_read(&mut self, bar: BarIndex, offset: u64, data: &mut [u8]) {

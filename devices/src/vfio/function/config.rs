@@ -68,10 +68,17 @@ pub(super) struct Power {
     /// PM capabilities.
     capabilities: u16,
     in_d0: bool,
-    /// A write that takes the device out of D0, and waits. In D3hot the kernel takes the mappings away, so the guest
-    /// must have lost the BARs before; the root complex takes them after our lock is released, and whoever is next
-    /// to look at configuration space finds the write done. (Drivers read the state back.)
-    waiting: Option<(u16, Vec<u8>)>,
+}
+
+/// A write that waits until guest and other devices have lost the BARs. In D3hot the kernel takes the mappings away, so
+/// that an access of the guest ends it; and what a peer sends to a device that does not answer is an error at the
+/// host's port.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// These bytes to power management control, at this offset: out of D0.
+    Power(u16, Vec<u8>),
+    /// A function level reset.
+    Reset,
 }
 
 impl Power {
@@ -79,7 +86,7 @@ impl Power {
         let register = |offset| read16(config, offset).unwrap_or(0);
         let capabilities = at.map_or(0, |at| register(at - pm::CONTROL + pm::CAPABILITIES));
         let in_d0 = at.is_none_or(|at| register(at) & pm::CONTROL_STATE == 0);
-        Self { at, capabilities, in_d0, waiting: None }
+        Self { at, capabilities, in_d0 }
     }
 
     pub(super) fn in_d0(&self) -> bool {
@@ -113,10 +120,16 @@ impl VfioFunction {
             .map_err(AttachError::Command)
     }
 
-    /// A change of power state that waited for the BARs to go.
-    pub(super) fn finish_power_change(&mut self) {
-        if let Some((offset, bytes)) = self.power.waiting.take() {
-            self.write_hardware(offset, &bytes);
+    /// The BARs are gone.
+    pub(super) fn carry_out(&mut self, waiting: Waiting) {
+        match waiting {
+            Waiting::Power(offset, bytes) => self.write_hardware(offset, &bytes),
+            Waiting::Reset => {
+                self.reset_device();
+                // As after power-on: the guest restores them from what it saved (PCIe 6.6.2).
+                self.bars.clear();
+                self.settle_interrupts();
+            }
         }
     }
 
@@ -258,7 +271,7 @@ impl VfioFunction {
         match state.filter(|&state| self.power.supports(state)) {
             Some(1..) if self.power.in_d0 => {
                 self.power.in_d0 = false;
-                self.power.waiting = Some((offset, bytes.to_vec()));
+                self.waiting = Some(Waiting::Power(offset, bytes.to_vec()));
             }
             Some(0) if !self.power.in_d0 => {
                 self.write_hardware(offset, bytes);
@@ -270,16 +283,13 @@ impl VfioFunction {
         }
     }
 
-    /// Function level reset by the guest: registers as after power-on, BARs included, which the guest restores from
-    /// what it saved (PCIe 6.6.2).
+    /// Function level reset by the guest, if there is one.
     fn reset_function(&mut self) {
-        if !self.backend.can_reset() {
+        if self.backend.can_reset() {
+            self.waiting = Some(Waiting::Reset);
+        } else {
             self.warnings.once("a function level reset is ignored", &"VFIO cannot reset it");
-            return;
         }
-        self.reset_device();
-        self.bars.clear();
-        self.settle_interrupts();
     }
 
     /// The device reset, and everything of ours but the BARs as after power-on. Without a way to reset, the device
@@ -298,7 +308,7 @@ impl VfioFunction {
         self.command.guest = 0;
         self.device_control.iter_mut().for_each(SharedControl::reset);
         self.vpd.iter_mut().for_each(Vpd::reset);
-        self.power.waiting = None;
+        self.waiting = None;
 
         self.fault = None;
         if self.backend.can_reset() {

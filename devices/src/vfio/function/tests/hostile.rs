@@ -59,6 +59,7 @@ proptest! {
                         prop_assert!(change.address.is_multiple_of(size.unwrap().size));
                     }
                     bench.function.config_read(at);
+                    bench.function.settled();
                 }
                 Step::Bar(bar, at, data) => {
                     bench.bar_write(bar, at, &data);
