@@ -5,6 +5,10 @@
 mod console;
 #[path = "machine/guest.rs"]
 mod guest;
+#[path = "machine/resets.rs"]
+mod resets;
+#[path = "machine/strings.rs"]
+mod strings;
 
 use std::{
     io::{Read, Write},

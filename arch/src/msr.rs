@@ -1,12 +1,22 @@
-//! Model-specific registers as firmware would leave them.
+//! Model-specific registers as firmware would leave them, and those that a reset has to put back.
+
+use std::ops::Range;
 
 use kvm_bindings::kvm_msr_entry;
 
+/// Time-stamp counter.
+pub const TSC: u32 = 0x10;
 /// `IA32_MISC_ENABLE` (Intel SDM 4, 2.1): fast string operations.
 const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
 /// `IA32_MTRR_DEF_TYPE` (Intel SDM 3, 12.11.2.1): MTRRs on, everything write-back. Device memory is uncached by the
 /// page tables of whoever maps it; a range that is uncached here could never be write-combined.
 const MTRR_DEF_TYPE: (u32, u64) = (0x2ff, 1 << 11 | 6);
+/// Base and mask of eight variable MTRRs, which is what KVM has.
+const MTRR_VARIABLE: Range<u32> = 0x200..0x210;
+/// Fixed-range MTRRs for the low megabyte: ranges of 64 KiB, 16 KiB and 4 KiB.
+const MTRR_FIXED: [Range<u32>; 3] = [0x250..0x251, 0x258..0x25a, 0x268..0x270];
+/// Control, status, address and miscellaneous register of each of KVM's 32 machine-check banks.
+const MACHINE_CHECK_BANKS: Range<u32> = 0x400..0x480;
 
 /// `IA32_FEATURE_CONTROL` (Intel SDM 3, 24.7) as firmware locks it: VMXON outside of SMX.
 const FEATURE_CONTROL: (u32, u64) = (0x3a, 1 | 1 << 2);
@@ -18,6 +28,15 @@ pub fn initial(vmx: bool) -> Vec<kvm_msr_entry> {
         .chain(vmx.then_some(FEATURE_CONTROL))
         .map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() })
         .collect()
+}
+
+/// MSRs that a guest can set and that KVM_GET_MSR_INDEX_LIST leaves out, although no other part of a vCPU's state has them
+/// (as that of the local APIC has the x2APIC's, and the special registers have EFER and the segments' bases).
+pub fn unlisted() -> impl Iterator<Item = u32> {
+    MTRR_VARIABLE
+        .chain(MTRR_FIXED.into_iter().flatten())
+        .chain([MTRR_DEF_TYPE.0])
+        .chain(MACHINE_CHECK_BANKS)
 }
 
 /// One vCPU's HWCR, the hardware configuration register of AMD CPUs (AMD APM 2, 3.2.10), where KVM leaves it to strait.

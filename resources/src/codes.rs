@@ -95,6 +95,7 @@ codes! {
     E8002 8 "KVM could not continue the guest"
     E8003 8 "a passed device was lost"
     E8004 0 "the guest's console is incomplete"
+    E8005 8 "the guest cannot start again"
     E8051 8 "a run of strait bench did not end"
     E9001 9 "internal error"
 }

@@ -46,7 +46,7 @@ use crate::{
     binding::{self, Binder, Guard, Owned, View},
     config::{Hide, Idle, Kernel, P2p, Pages, Pin, RunConfig},
     console::Console,
-    control::{Control, Request, install_kick_handler},
+    control::{Control, Request},
     events::EventLoop,
     inspect::{guest::Subject, socket::Socket},
     irq::{KvmIrqLine, KvmMsiRouter, Routes},
@@ -57,7 +57,7 @@ use crate::{
     pinning::{Gate, Pinning},
     report, signals,
     tsc::Told,
-    vcpu::Vcpu,
+    vcpu::{Vcpu, install_kick_handler},
     vm::{Host, Memslots, NewVm, Vm},
 };
 

@@ -1,12 +1,15 @@
-//! Running, pausing and stopping every vCPU of a machine together.
+//! Running, pausing, resetting and stopping every vCPU of a machine together.
 //!
-//! vCPU threads pass a checkpoint before each entry into the guest. Whoever wants something of the whole
-//! machine (a guest that powers off, a signal, a device that died) leaves one [`Request`]; from that moment
-//! no vCPU enters the guest again until the main thread has dealt with it.
+//! Each vCPU's thread has a [`Seat`] and passes a checkpoint before each entry into the guest. Whoever wants something of
+//! the whole machine (a guest that powers off, a signal, a device that died) leaves a [`Request`]; from that moment no
+//! vCPU enters the guest again until the main thread has dealt with it.
+//!
+//! `attention` is true whenever the goal is another than to run. That a vCPU which runs the guest sees it is the kick's
+//! business: [`crate::vcpu::kick`].
 
 use std::{
     sync::{
-        Condvar, Mutex, MutexGuard,
+        Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -15,17 +18,16 @@ use std::{
 
 use strait_devices::ports::MachineControl;
 use strait_resources::failure::Failure;
-use vmm_sys_util::{
-    eventfd::{EFD_NONBLOCK, EventFd},
-    signal::{Killable, SIGRTMIN, register_signal_handler},
-};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::vcpu::kick;
 
 /// How often a vCPU that is held says so.
 const HOLD_TICK: Duration = Duration::from_millis(100);
-/// A guest does not mind less.
+/// Pauses shorter than this are not reported to the guest's watchdogs.
 const UNNOTICED: Duration = Duration::from_secs(1);
 
-/// What somebody wants of the whole machine. The first one counts.
+/// What somebody wants of the whole machine.
 #[derive(Debug)]
 pub(crate) enum Request {
     /// The guest powered off.
@@ -38,12 +40,40 @@ pub(crate) enum Request {
     Crash(Box<Failure>),
 }
 
+/// Requests that wait. What ends the machine goes before a reset, whichever came first; of several ends the first counts,
+/// and several resets are one. So however often a guest asks, this does not grow.
+#[derive(Default)]
+struct Requests {
+    end: Option<Request>,
+    reset: bool,
+}
+
+impl Requests {
+    fn add(&mut self, request: Request) {
+        match request {
+            Request::Reset => self.reset = true,
+            Request::PowerOff | Request::Quit | Request::Crash(_) => {
+                self.end.get_or_insert(request);
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<Request> {
+        let end = self.end.take();
+        end.or_else(|| std::mem::take(&mut self.reset).then_some(Request::Reset))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.end.is_none() && !self.reset
+    }
+}
+
 /// What a vCPU does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Enter the guest.
     Run,
-    /// Back to the state after power-on, then enter the guest.
+    /// Back to the state after power-on, then to the checkpoint again.
     Reset,
     /// End the thread.
     Stop,
@@ -58,12 +88,15 @@ enum Goal {
 
 struct State {
     goal: Goal,
-    /// Counts resets, so that each vCPU sees each one once.
-    resets: u64,
-    /// vCPUs that have not seen the last reset.
-    unseen: usize,
+    /// vCPU threads.
+    seats: usize,
+    /// Threads that stand still: at their checkpoint, or amid an access that is held.
     paused: usize,
-    request: Option<Request>,
+    /// Counts resets, so that each vCPU carries out each one once.
+    resets: u64,
+    /// vCPUs that are not back in the state after power-on since the last reset.
+    unreset: usize,
+    requests: Requests,
 }
 
 /// Shared by the vCPU threads, the devices and the main thread.
@@ -76,10 +109,26 @@ pub(crate) struct Control {
     stalls: AtomicU64,
 }
 
+/// A vCPU thread's place in the machine. Dropping it takes the thread out.
+pub(crate) struct Seat {
+    control: Arc<Control>,
+    /// Resets that the vCPU has begun.
+    resets: u64,
+    /// It has not said yet that it carried the last one out.
+    resetting: bool,
+}
+
 impl Control {
     /// Paused: nothing runs before [`Control::resume`].
     pub(crate) fn new() -> std::io::Result<Self> {
-        let state = State { goal: Goal::Pause, resets: 0, unseen: 0, paused: 0, request: None };
+        let state = State {
+            goal: Goal::Pause,
+            seats: 0,
+            paused: 0,
+            resets: 0,
+            unreset: 0,
+            requests: Requests::default(),
+        };
         Ok(Self {
             attention: AtomicBool::new(true),
             state: Mutex::new(state),
@@ -89,22 +138,23 @@ impl Control {
         })
     }
 
+    /// A place for one more vCPU thread. The machine waits for the thread from now on, so that one which starts late is not
+    /// left out.
+    pub(crate) fn seat(self: &Arc<Self>) -> Seat {
+        let mut state = self.lock();
+        state.seats += 1;
+        Seat { control: Arc::clone(self), resets: state.resets, resetting: false }
+    }
+
     /// Readable while a request waits.
     pub(crate) fn event(&self) -> &EventFd {
         &self.event
     }
 
-    /// Leaves a request and keeps every vCPU out of the guest. Later requests are dropped until the first
-    /// one is taken, but a crash or quit outranks a reset.
+    /// Leaves a request and keeps every vCPU out of the guest.
     pub(crate) fn request(&self, request: Request) {
         let mut state = self.lock();
-        let outranks = matches!(
-            (&state.request, &request),
-            (None, _) | (Some(Request::Reset), Request::Quit | Request::Crash(_))
-        );
-        if outranks {
-            state.request = Some(request);
-        }
+        state.requests.add(request);
         if state.goal == Goal::Run {
             state.goal = Goal::Pause;
         }
@@ -113,40 +163,24 @@ impl Control {
         let _ = self.event.write(1);
     }
 
-    /// The request that waits, if any.
+    /// The most urgent request that waits, if any.
     pub(crate) fn take_request(&self) -> Option<Request> {
         let _ = self.event.read();
-        self.lock().request.take()
+        self.lock().requests.take()
     }
 
-    /// Called by a vCPU thread before it enters the guest; waits while the machine is paused. `resets` is
-    /// the vCPU's own count of the resets it has seen.
-    pub(crate) fn checkpoint(&self, resets: &mut u64) -> Next {
-        if !self.attention.load(Ordering::Acquire) {
-            return Next::Run;
-        }
-        let mut state = self.wait_out_pause(self.lock());
-        match state.goal {
-            Goal::Stop => Next::Stop,
-            _ if state.resets != *resets => {
-                *resets = state.resets;
-                state.unseen = state.unseen.saturating_sub(1);
-                self.attention.store(state.unseen != 0, Ordering::Release);
-                Next::Reset
-            }
-            _ => Next::Run,
-        }
-    }
-
-    /// Counts the calling vCPU thread among those that stand still for as long as the machine is paused.
-    fn wait_out_pause<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        if state.goal == Goal::Pause {
+    /// Counts the calling vCPU thread among those that stand still for as long as the machine is paused and no vCPU that has
+    /// begun `resets` resets is asked for a further one.
+    fn wait_out_pause<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        resets: u64,
+    ) -> MutexGuard<'a, State> {
+        let waits = |state: &State| state.goal == Goal::Pause && state.resets == resets;
+        if waits(&state) {
             state.paused += 1;
             self.changed.notify_all();
-            state = self
-                .changed
-                .wait_while(state, |s| s.goal == Goal::Pause)
-                .expect("no panic while held");
+            state = self.changed.wait_while(state, |s| waits(s)).expect("no panic while held");
             state.paused -= 1;
         }
         state
@@ -160,7 +194,7 @@ impl Control {
         let began = Instant::now();
         let passed = loop {
             tick();
-            let state = self.wait_out_pause(self.lock());
+            let state = self.wait_out_pause(self.lock(), resets);
             if state.goal == Goal::Stop || state.resets != resets {
                 break false;
             }
@@ -188,43 +222,44 @@ impl Control {
         self.stalls.load(Ordering::Relaxed)
     }
 
-    /// Brings every vCPU thread out of the guest and waits until all stand at their checkpoint.
+    /// Brings every vCPU out of the guest, each by one kick, and waits until all stand still. None is then amid an
+    /// instruction, except where an access is held: that comes to nothing if the machine is reset.
     pub(crate) fn pause(&self, threads: &[JoinHandle<()>]) {
         let mut state = self.lock();
         state.goal = Goal::Pause;
         self.attention.store(true, Ordering::Release);
-        let alive =
-            |threads: &[JoinHandle<()>]| threads.iter().filter(|t| !t.is_finished()).count();
-        while state.paused < alive(threads) {
-            kick(threads);
-            // A signal that comes between the checkpoint and KVM_RUN is lost; the next one is not.
-            (state, _) = self
-                .changed
-                .wait_timeout(state, Duration::from_millis(1))
-                .expect("no panic while held");
-        }
+        // Those that hold an access count themselves.
+        self.changed.notify_all();
+        kick(threads);
+        let running = |state: &mut State| state.paused < state.seats;
+        drop(self.changed.wait_while(state, running).expect("no panic while held"));
     }
 
-    /// Lets the vCPUs run again.
+    /// Pauses the machine to reset it. Resets that are asked for until all vCPUs stand still are this one.
+    pub(crate) fn pause_to_reset(&self, threads: &[JoinHandle<()>]) {
+        self.pause(threads);
+        self.lock().requests.reset = false;
+    }
+
+    /// Lets the vCPUs run again, unless a request came in between: that is served first, and its own handling resumes.
     pub(crate) fn resume(&self) {
-        self.go(self.lock());
-    }
-
-    /// Lets the machine's vCPUs, this many, run again from the state after power-on.
-    pub(crate) fn resume_reset(&self, vcpus: usize) {
         let mut state = self.lock();
-        state.resets += 1;
-        state.unseen = vcpus;
-        self.go(state);
-    }
-
-    fn go(&self, mut state: MutexGuard<'_, State>) {
-        // A request that came in between is served first; its own handling resumes.
-        if state.request.is_none() {
+        if state.requests.is_empty() && state.goal == Goal::Pause {
             state.goal = Goal::Run;
-            self.attention.store(state.unseen != 0, Ordering::Release);
+            self.attention.store(false, Ordering::Release);
         }
         self.changed.notify_all();
+    }
+
+    /// Puts every vCPU back into the state after power-on and waits until all are: no vCPU may run, and send another one
+    /// interrupts, while that one is half in its old state. The machine is paused, and stays so.
+    pub(crate) fn reset_vcpus(&self) {
+        let mut state = self.lock();
+        state.resets += 1;
+        state.unreset = state.seats;
+        self.changed.notify_all();
+        let waits = |state: &mut State| state.unreset > 0;
+        drop(self.changed.wait_while(state, waits).expect("no panic while held"));
     }
 
     /// Ends every vCPU thread and waits for them.
@@ -232,11 +267,8 @@ impl Control {
         self.lock().goal = Goal::Stop;
         self.attention.store(true, Ordering::Release);
         self.changed.notify_all();
+        kick(&threads);
         for thread in threads {
-            while !thread.is_finished() {
-                kick(std::slice::from_ref(&thread));
-                std::thread::sleep(Duration::from_micros(200));
-            }
             // A vCPU thread that panicked has printed why.
             let _ = thread.join();
         }
@@ -257,105 +289,57 @@ impl MachineControl for Control {
     }
 }
 
-fn kick(threads: &[JoinHandle<()>]) {
-    for thread in threads.iter().filter(|thread| !thread.is_finished()) {
-        // Fails only for a thread that has just ended.
-        let _ = thread.kill(SIGRTMIN());
+impl Seat {
+    /// Must the vCPU go to its checkpoint? Looked at before each entry into the guest, and so without a lock.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.control.attention.load(Ordering::Acquire)
+    }
+
+    /// Has a reset been asked for since the vCPU last stood at its checkpoint? Only while its access was held.
+    pub(crate) fn is_reset(&self) -> bool {
+        self.control.lock().resets != self.resets
+    }
+
+    /// What the vCPU, which is between two instructions, does next; waits while the machine is paused.
+    pub(crate) fn checkpoint(&mut self) -> Next {
+        let control = &*self.control;
+        let mut state = control.lock();
+        if std::mem::take(&mut self.resetting) {
+            state.unreset = state.unreset.saturating_sub(1);
+            control.changed.notify_all();
+        }
+        let state = control.wait_out_pause(state, self.resets);
+        if state.goal == Goal::Stop {
+            return Next::Stop;
+        }
+        if state.resets != self.resets {
+            self.resets = state.resets;
+            self.resetting = true;
+            return Next::Reset;
+        }
+        Next::Run
+    }
+
+    /// For a vCPU that cannot go on: stands at its checkpoint until the machine ends.
+    pub(crate) fn wait_for_stop(&mut self) {
+        while self.checkpoint() != Next::Stop {
+            // It may be asked to run before the main thread has taken the request that ends the machine.
+            std::thread::yield_now();
+        }
     }
 }
 
-/// Makes the kick signal interrupt KVM_RUN instead of ending the process. Once, before any vCPU thread.
-pub(crate) fn install_kick_handler() -> std::io::Result<()> {
-    extern "C" fn interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-    register_signal_handler(SIGRTMIN(), interrupt)
-        .map_err(|error| std::io::Error::from_raw_os_error(error.errno()))
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut state = self.control.lock();
+        state.seats -= 1;
+        if state.resets != self.resets || self.resetting {
+            state.unreset = state.unreset.saturating_sub(1);
+        }
+        self.control.changed.notify_all();
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{sync::Arc, thread};
-
-    use super::*;
-
-    fn spin(control: &Arc<Control>) -> (JoinHandle<()>, Arc<Mutex<Vec<Next>>>) {
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let (control, log) = (Arc::clone(control), Arc::clone(&seen));
-        let thread = thread::spawn(move || {
-            let mut resets = 0;
-            loop {
-                let next = control.checkpoint(&mut resets);
-                if next != Next::Run {
-                    log.lock().unwrap().push(next);
-                }
-                if next == Next::Stop {
-                    return;
-                }
-                thread::yield_now();
-            }
-        });
-        (thread, seen)
-    }
-
-    #[test]
-    fn reset_reaches_every_vcpu_exactly_once() {
-        install_kick_handler().unwrap();
-        let control = Arc::new(Control::new().unwrap());
-        let (threads, seen): (Vec<_>, Vec<_>) = (0..3).map(|_| spin(&control)).unzip();
-        control.resume();
-        control.request(Request::Reset);
-        control.pause(&threads);
-        assert!(matches!(control.take_request(), Some(Request::Reset)));
-        control.resume_reset(3);
-        while seen.iter().any(|log| log.lock().unwrap().is_empty()) {
-            thread::yield_now();
-        }
-        control.pause(&threads);
-        control.resume();
-        control.stop(threads);
-        for log in seen {
-            assert_eq!(*log.lock().unwrap(), [Next::Reset, Next::Stop]);
-        }
-    }
-
-    #[test]
-    fn held_vcpu_outlives_a_pause_and_comes_to_nothing_in_a_reset() {
-        install_kick_handler().unwrap();
-        let control = Arc::new(Control::new().unwrap());
-        let held = |control: &Arc<Control>, log: &Arc<Mutex<Vec<bool>>>| {
-            let (control, log) = (Arc::clone(control), Arc::clone(log));
-            thread::spawn(move || {
-                let mut resets = 0;
-                while control.checkpoint(&mut resets) != Next::Stop {
-                    let passed = control.hold(|| false, || {});
-                    log.lock().unwrap().push(passed);
-                }
-            })
-        };
-        let log = Arc::default();
-        let threads = [held(&control, &log)];
-        control.resume();
-        control.pause(&threads);
-        control.resume();
-        thread::sleep(Duration::from_millis(20));
-        assert!(log.lock().unwrap().is_empty());
-        control.pause(&threads);
-        control.resume_reset(1);
-        while log.lock().unwrap().is_empty() {
-            thread::yield_now();
-        }
-        control.stop(threads.into());
-        assert!(log.lock().unwrap().iter().all(|passed| !passed));
-    }
-
-    #[test]
-    fn crash_outranks_reset_but_not_power_off() {
-        let control = Control::new().unwrap();
-        control.request(Request::Reset);
-        control.request(Request::Quit);
-        assert!(matches!(control.take_request(), Some(Request::Quit)));
-        control.request(Request::PowerOff);
-        control.request(Request::Reset);
-        assert!(matches!(control.take_request(), Some(Request::PowerOff)));
-        assert!(control.take_request().is_none());
-    }
-}
+#[path = "control_tests.rs"]
+mod tests;

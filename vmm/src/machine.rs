@@ -148,6 +148,7 @@ impl Machine {
 
     fn start(&mut self, boot: BootState) -> Result<Vec<JoinHandle<()>>, Failure> {
         let parts = |index: usize| VcpuParts {
+            seat: self.control.seat(),
             control: Arc::clone(&self.control),
             bus: Arc::clone(&self.bus),
             ram: Arc::clone(&self.ram),
@@ -177,13 +178,14 @@ impl Machine {
                 Request::PowerOff | Request::Quit => return Ok(0),
                 Request::Crash(failure) => return Err(*failure),
                 Request::Reset => {
-                    self.control.pause(threads);
+                    self.control.pause_to_reset(threads);
                     early = self.reset()?;
                     if early.is_none() {
                         early = self.prepare()?;
                     }
                     if early.is_none() {
-                        self.control.resume_reset(threads.len());
+                        self.control.reset_vcpus();
+                        self.control.resume();
                     }
                 }
             }

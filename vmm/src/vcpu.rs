@@ -1,28 +1,32 @@
 //! A virtual CPU: its state after power-on, its thread, its exits.
 
-use std::{fmt::Write as _, io, sync::Arc, thread};
+mod access;
+mod end;
+mod kick;
+mod state;
+
+use std::{io, sync::Arc, thread};
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_INTERNAL_ERROR_EMULATION, Msrs, kvm_debugregs,
-    kvm_enable_cap, kvm_fpu, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
-    kvm_vcpu_events, kvm_xcrs,
+    CpuId, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, Msrs, kvm_enable_cap, kvm_regs, kvm_sregs,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use strait_arch::{msr::Hwcr, regs};
 use strait_devices::bus::Bus;
 use strait_resources::{codes, failure::Failure};
-use vm_memory::{Bytes, GuestAddress};
 
+pub(crate) use self::kick::{install_kick_handler, kick};
+use self::{
+    end::End,
+    kick::Kickable,
+    state::{PowerOn, StateError},
+};
 use crate::{
-    control::{Control, Next, Request},
+    control::{Control, Next, Request, Seat},
     memory::GuestRam,
     vm::kvm_failure,
 };
 
-/// Time-stamp counter: never written back, because a guest's clock must not jump in a reset.
-const MSR_IA32_TSC: u32 = 0x10;
-/// Bytes of code shown when a guest dies.
-const CODE_BYTES: usize = 16;
 /// Bytes of stack of a thread. The default of 2 MiB may be aligned so that the kernel gives it a huge page.
 pub(crate) const STACK: usize = 256 << 10;
 
@@ -36,19 +40,6 @@ pub(crate) struct Vcpu {
     power_on: PowerOn,
     tsc_khz: Option<u32>,
     hwcr: Hwcr,
-}
-
-/// Everything a reset puts back.
-struct PowerOn {
-    regs: kvm_regs,
-    sregs: kvm_sregs,
-    fpu: kvm_fpu,
-    lapic: kvm_lapic_state,
-    xcrs: Option<kvm_xcrs>,
-    debug: kvm_debugregs,
-    events: kvm_vcpu_events,
-    run_state: kvm_mp_state,
-    msrs: Vec<kvm_msr_entry>,
 }
 
 impl Vcpu {
@@ -80,7 +71,8 @@ impl Vcpu {
         let mut lapic = fd.get_lapic().map_err(kvm_failure("KVM_GET_LAPIC"))?;
         regs::set_local_interrupts(&mut lapic);
         fd.set_lapic(&lapic).map_err(kvm_failure("KVM_SET_LAPIC"))?;
-        let power_on = PowerOn::read(&fd, lapic, msr_indices)?;
+        let power_on = PowerOn::read(vm, &fd, lapic, msr_indices)
+            .map_err(|error| kvm_failure(error.ioctl)(error.source))?;
         Ok(Self { index, fd, power_on, tsc_khz, hwcr: Hwcr::default() })
     }
 
@@ -96,91 +88,123 @@ impl Vcpu {
 
     /// Starts the thread, which waits at its first checkpoint. `boot` is what a reset and the first start
     /// put into the boot CPU's registers.
-    pub(crate) fn start(mut self, parts: VcpuParts) -> io::Result<thread::JoinHandle<()>> {
-        thread::Builder::new().name(format!("vcpu{}", self.index)).stack_size(STACK).spawn(
-            move || {
-                if let Err(failure) = self.run(&parts) {
-                    parts.control.request(Request::Crash(Box::new(failure)));
-                    // The machine is over: wait here, as a vCPU that is stopped does.
-                    let mut resets = 0;
-                    while parts.control.checkpoint(&mut resets) != Next::Stop {
-                        thread::park_timeout(std::time::Duration::from_millis(1));
-                    }
-                }
-            },
-        )
+    pub(crate) fn start(self, parts: VcpuParts) -> io::Result<thread::JoinHandle<()>> {
+        let name = format!("vcpu{}", self.index);
+        thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
+            let VcpuParts { mut seat, control, bus, ram, boot } = parts;
+            let Self { index, fd, power_on, hwcr, .. } = self;
+            let mut running =
+                Running { fd: Kickable::new(fd), power_on, hwcr, bus, boot, amid_access: false };
+            if let Err(end) = running.run(&mut seat, &control) {
+                let failure = end.describe(index, &mut running.fd, &ram);
+                control.request(Request::Crash(Box::new(failure)));
+                // The machine is over.
+                seat.wait_for_stop();
+            }
+        })
     }
+}
 
-    fn run(&mut self, parts: &VcpuParts) -> Result<(), Failure> {
-        let (mut resets, mut stalls) = (0, 0);
-        if let Some(boot) = &parts.boot {
-            self.enter_at(boot)?;
+/// How far KVM runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Up to the next exit or kick.
+    Exit,
+    /// To the end of the instruction of the last exit.
+    Completed,
+}
+
+/// A vCPU in its thread.
+struct Running {
+    fd: Kickable,
+    power_on: PowerOn,
+    hwcr: Hwcr,
+    bus: Arc<Bus>,
+    boot: Option<BootState>,
+    /// KVM has the answer to the last exit still to put into the guest's registers or memory, when it is next entered.
+    amid_access: bool,
+}
+
+impl Running {
+    fn run(&mut self, seat: &mut Seat, control: &Control) -> Result<(), End> {
+        let mut stalls = 0;
+        if let Some(boot) = &self.boot {
+            state::enter_at(&self.fd, boot).map_err(End::State)?;
         }
         loop {
-            match parts.control.checkpoint(&mut resets) {
-                Next::Run => {}
-                Next::Stop => return Ok(()),
-                Next::Reset => {
-                    self.hwcr = Hwcr::default();
-                    self.power_on.write(&self.fd)?;
-                    if let Some(boot) = &parts.boot {
-                        self.enter_at(boot)?;
-                    }
+            self.fd.rearm();
+            if seat.is_wanted() {
+                self.complete(seat, control)?;
+                match seat.checkpoint() {
+                    Next::Run => {}
+                    Next::Stop => return Ok(()),
+                    Next::Reset => self.reset().map_err(End::State)?,
                 }
+                // Kicks that came meanwhile are answered.
+                continue;
             }
-            if stalls != parts.control.stalls() {
-                stalls = parts.control.stalls();
+            if stalls != control.stalls() {
+                stalls = control.stalls();
                 // Tells the guest's watchdogs; one without kvm-clock has nothing to be told by.
                 let _ = self.fd.kvmclock_ctrl();
             }
-            let end = match self.fd.run() {
-                Ok(VcpuExit::MmioRead(address, data)) => {
-                    parts.bus.mmio_read(address, data);
-                    continue;
-                }
-                Ok(VcpuExit::MmioWrite(address, data)) => {
-                    parts.bus.mmio_write(address, data);
-                    continue;
-                }
-                Ok(VcpuExit::IoIn(port, data)) => {
-                    parts.bus.pio_read(port, data);
-                    continue;
-                }
-                Ok(VcpuExit::IoOut(port, data)) => {
-                    parts.bus.pio_write(port, data);
-                    continue;
-                }
-                // Registers that KVM leaves to strait: `Vm::answer_hwcr`.
-                Ok(VcpuExit::X86Rdmsr(read)) if read.index == Hwcr::INDEX => {
-                    *read.data = self.hwcr.read();
-                    continue;
-                }
-                Ok(VcpuExit::X86Wrmsr(write)) if write.index == Hwcr::INDEX => {
-                    *write.error = u8::from(!self.hwcr.write(write.data));
-                    self.give_kvm_its_hwcr();
-                    continue;
-                }
-                Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => continue,
-                Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => continue,
-                Ok(VcpuExit::Shutdown) => End::TripleFault,
-                Ok(VcpuExit::InternalError) => End::Internal,
-                Ok(VcpuExit::FailEntry(reason, _)) => End::Entry(reason),
-                Ok(VcpuExit::SystemEvent(kind, _)) => match kind {
-                    kvm_bindings::KVM_SYSTEM_EVENT_SHUTDOWN => {
-                        parts.control.request(Request::PowerOff);
-                        continue;
-                    }
-                    kvm_bindings::KVM_SYSTEM_EVENT_RESET => {
-                        parts.control.request(Request::Reset);
-                        continue;
-                    }
-                    _ => End::Exit(format!("system event {kind}")),
-                },
-                Ok(other) => End::Exit(format!("{other:?}")),
-                Err(error) => End::Error(io::Error::from_raw_os_error(error.errno())),
-            };
-            return Err(self.describe(end, &parts.ram));
+            self.amid_access = self.run_once(seat, control, Until::Exit)?;
         }
+    }
+
+    /// Makes KVM complete the instruction whose access strait has answered. Before registers are read or written: the
+    /// answer would go into whatever is in them then (Documentation/virt/kvm/api.rst, 5, on KVM_EXIT_IO and KVM_EXIT_MMIO).
+    fn complete(&mut self, seat: &Seat, control: &Control) -> Result<(), End> {
+        while self.amid_access {
+            self.amid_access = self.run_once(seat, control, Until::Completed)?;
+        }
+        Ok(())
+    }
+
+    /// Lets KVM run once and answers the exit. `true`: the exit was an access, which KVM has yet to complete.
+    fn run_once(&mut self, seat: &Seat, control: &Control, until: Until) -> Result<bool, End> {
+        // What a reset has overtaken must not reach the devices, which are as after power-on already.
+        let stale = until == Until::Completed && seat.is_reset();
+        let exit = match until {
+            Until::Exit => self.fd.enter(),
+            Until::Completed => self.fd.complete(),
+        };
+        match exit {
+            Ok(VcpuExit::MmioRead(_, data)) if stale => data.fill(0xff),
+            Ok(VcpuExit::MmioRead(address, data)) => self.bus.mmio_read(address, data),
+            Ok(VcpuExit::MmioWrite(..)) if stale => {}
+            Ok(VcpuExit::MmioWrite(address, data)) => self.bus.mmio_write(address, data),
+            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => {
+                access::serve_port(&mut self.fd, &self.bus, || !stale && !seat.is_reset());
+            }
+            // Registers that KVM leaves to strait: `Vm::answer_hwcr`.
+            Ok(VcpuExit::X86Rdmsr(read)) if read.index == Hwcr::INDEX => {
+                *read.data = self.hwcr.read();
+            }
+            Ok(VcpuExit::X86Wrmsr(write)) if write.index == Hwcr::INDEX => {
+                *write.error = u8::from(!self.hwcr.write(write.data));
+                self.give_kvm_its_hwcr();
+            }
+            Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => return Ok(false),
+            Ok(VcpuExit::SystemEvent(kvm_bindings::KVM_SYSTEM_EVENT_SHUTDOWN, _)) => {
+                control.request(Request::PowerOff);
+                return Ok(false);
+            }
+            Ok(VcpuExit::SystemEvent(kvm_bindings::KVM_SYSTEM_EVENT_RESET, _)) => {
+                control.request(Request::Reset);
+                return Ok(false);
+            }
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Ok(false),
+            exit => return Err(End::of(exit)),
+        }
+        Ok(true)
+    }
+
+    /// Back to the state after power-on.
+    fn reset(&mut self) -> Result<(), StateError> {
+        self.hwcr = Hwcr::default();
+        self.power_on.write(&self.fd)?;
+        self.boot.as_ref().map_or(Ok(()), |boot| state::enter_at(&self.fd, boot))
     }
 
     fn give_kvm_its_hwcr(&self) {
@@ -189,113 +213,13 @@ impl Vcpu {
             log::debug!("KVM does not take the guest's HWCR: {error}");
         }
     }
-
-    fn enter_at(&self, (regs, sregs): &BootState) -> Result<(), Failure> {
-        self.fd.set_sregs(sregs).map_err(kvm_failure("KVM_SET_SREGS"))?;
-        self.fd.set_regs(regs).map_err(kvm_failure("KVM_SET_REGS"))
-    }
-
-    /// The end of a guest in words: why, where, what code was there, what to try.
-    fn describe(&mut self, end: End, ram: &GuestRam) -> Failure {
-        let index = self.index;
-        let (code, cause, fix) = match &end {
-            End::TripleFault => (
-                &codes::E8001,
-                format!("the guest triple-faulted on vCPU {index}"),
-                "look at the last lines of the guest's console; a kernel for another CPU, too little RAM \
-                 or reboot=t on its command line do this"
-                    .to_owned(),
-            ),
-            End::Internal => {
-                let (suberror, data) = self.internal_error();
-                let what = if suberror == KVM_INTERNAL_ERROR_EMULATION {
-                    "could not emulate an instruction"
-                } else {
-                    "met an internal error"
-                };
-                (
-                    &codes::E8002,
-                    format!("KVM {what} on vCPU {index} (suberror {suberror}, data {data:x?})"),
-                    "the code bytes below name the instruction; if it touches a device's BAR with SSE or \
-                     AVX, the guest's driver must use plain loads and stores there"
-                        .to_owned(),
-                )
-            }
-            End::Entry(reason) => (
-                &codes::E8002,
-                format!("the CPU refused to enter the guest on vCPU {index} (reason {reason:#x})"),
-                "look at the host's kernel log (dmesg); update the host's kernel and microcode".to_owned(),
-            ),
-            End::Exit(exit) => (
-                &codes::E8002,
-                format!("KVM left the guest on vCPU {index} in a way strait does not know: {exit}"),
-                "update strait, or report this with the host's kernel version".to_owned(),
-            ),
-            End::Error(error) if error.raw_os_error() == Some(libc::EFAULT) => (
-                &codes::E8002,
-                format!("the guest touched memory that the host could not provide on vCPU {index}"),
-                "a passed device that is in D3 or was reset behind strait's back does this; see dmesg"
-                    .to_owned(),
-            ),
-            End::Error(_) => (
-                &codes::E8002,
-                format!("KVM_RUN failed on vCPU {index}"),
-                "look at the host's kernel log (dmesg)".to_owned(),
-            ),
-        };
-        let mut failure = Failure::new(code, cause, fix);
-        if let (Ok(regs), Ok(sregs)) = (self.fd.get_regs(), self.fd.get_sregs()) {
-            failure = failure
-                .detail(format!(
-                    "rip={:#x} rsp={:#x} rflags={:#x} cr0={:#x} cr2={:#x} cr3={:#x} cr4={:#x} efer={:#x}",
-                    regs.rip, regs.rsp, regs.rflags, sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4, sregs.efer
-                ))
-                .detail(format!("code at rip: {}", self.code_at(sregs.cs.base.wrapping_add(regs.rip), ram)));
-        }
-        match end {
-            End::Error(error) => failure.source(error),
-            _ => failure,
-        }
-    }
-
-    /// The guest's bytes at a linear address, in hex.
-    fn code_at(&self, linear: u64, ram: &GuestRam) -> String {
-        let physical = match self.fd.translate_gva(linear) {
-            Ok(translation) if translation.valid != 0 => translation.physical_address,
-            _ => return "not mapped".to_owned(),
-        };
-        let mut code = [0u8; CODE_BYTES];
-        match ram.memory().read(&mut code, GuestAddress(physical)) {
-            Ok(read) => code[..read].iter().fold(String::new(), |mut text, byte| {
-                let _ = write!(text, "{byte:02x} ");
-                text
-            }),
-            Err(_) => format!("at guest-physical {physical:#x}, which is not RAM"),
-        }
-    }
-
-    #[allow(unsafe_code, reason = "reads the internal-error variant of kvm_run's union")]
-    fn internal_error(&mut self) -> (u32, Vec<u64>) {
-        // SAFETY: KVM has just left with KVM_EXIT_INTERNAL_ERROR, so this is the variant it filled in; both
-        // fields are plain integers, valid for any bytes.
-        let internal = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal };
-        let count = (internal.ndata as usize).min(internal.data.len()).min(6);
-        (internal.suberror, internal.data[..count].to_vec())
-    }
-}
-
-/// Why a vCPU cannot go on.
-enum End {
-    TripleFault,
-    Internal,
-    Entry(u64),
-    Exit(String),
-    Error(io::Error),
 }
 
 /// What a vCPU thread works with.
 pub(crate) struct VcpuParts {
     /// When to run.
+    pub(crate) seat: Seat,
+    /// Takes what the guest wants of the whole machine.
     pub(crate) control: Arc<Control>,
     /// Where its exits go.
     pub(crate) bus: Arc<Bus>,
@@ -303,47 +227,6 @@ pub(crate) struct VcpuParts {
     pub(crate) ram: Arc<GuestRam>,
     /// For the boot CPU: where it starts.
     pub(crate) boot: Option<BootState>,
-}
-
-impl PowerOn {
-    fn read(fd: &VcpuFd, lapic: kvm_lapic_state, msr_indices: &[u32]) -> Result<Self, Failure> {
-        Ok(Self {
-            regs: fd.get_regs().map_err(kvm_failure("KVM_GET_REGS"))?,
-            sregs: fd.get_sregs().map_err(kvm_failure("KVM_GET_SREGS"))?,
-            fpu: fd.get_fpu().map_err(kvm_failure("KVM_GET_FPU"))?,
-            lapic,
-            // Hosts without XSAVE have none.
-            xcrs: fd.get_xcrs().ok(),
-            debug: fd.get_debug_regs().map_err(kvm_failure("KVM_GET_DEBUGREGS"))?,
-            events: fd.get_vcpu_events().map_err(kvm_failure("KVM_GET_VCPU_EVENTS"))?,
-            run_state: fd.get_mp_state().map_err(kvm_failure("KVM_GET_MP_STATE"))?,
-            msrs: read_msrs(fd, msr_indices)?,
-        })
-    }
-
-    fn write(&self, fd: &VcpuFd) -> Result<(), Failure> {
-        // The run state first: a halted CPU must not be woken by what follows.
-        fd.set_mp_state(self.run_state).map_err(kvm_failure("KVM_SET_MP_STATE"))?;
-        fd.set_regs(&self.regs).map_err(kvm_failure("KVM_SET_REGS"))?;
-        // Special registers before the local APIC: its base and mode are among them.
-        fd.set_sregs(&self.sregs).map_err(kvm_failure("KVM_SET_SREGS"))?;
-        if let Some(xcrs) = &self.xcrs {
-            fd.set_xcrs(xcrs).map_err(kvm_failure("KVM_SET_XCRS"))?;
-        }
-        fd.set_fpu(&self.fpu).map_err(kvm_failure("KVM_SET_FPU"))?;
-        fd.set_debug_regs(&self.debug).map_err(kvm_failure("KVM_SET_DEBUGREGS"))?;
-        let mut rest = self.msrs.as_slice();
-        while !rest.is_empty() {
-            let batch = Msrs::from_entries(rest).map_err(|e| {
-                Failure::new(&codes::E9001, format!("too many MSRs: {e:?}"), "report this")
-            })?;
-            // KVM stops at the first MSR it does not take (some can be read only): go on behind it.
-            let written = fd.set_msrs(&batch).map_err(kvm_failure("KVM_SET_MSRS"))?;
-            rest = rest.get(written + 1..).unwrap_or_default();
-        }
-        fd.set_lapic(&self.lapic).map_err(kvm_failure("KVM_SET_LAPIC"))?;
-        fd.set_vcpu_events(&self.events).map_err(kvm_failure("KVM_SET_VCPU_EVENTS"))
-    }
 }
 
 /// KVM's paravirtual MSRs answer only as far as CPUID announces them: a guest that must not see KVM must not be able to
@@ -355,25 +238,4 @@ fn enforce_cpuid(fd: &VcpuFd) {
     if let Err(error) = fd.enable_cap(&cap) {
         log::info!("KVM's MSRs stay reachable for the guest: {error}");
     }
-}
-
-/// Every MSR of the list that KVM lets us read, except the TSC.
-fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, Failure> {
-    let mut entries: Vec<kvm_msr_entry> = indices
-        .iter()
-        .filter(|index| **index != MSR_IA32_TSC)
-        .map(|index| kvm_msr_entry { index: *index, ..Default::default() })
-        .collect();
-    let mut read = Vec::with_capacity(entries.len());
-    while !entries.is_empty() {
-        let mut batch = Msrs::from_entries(&entries).map_err(|e| {
-            Failure::new(&codes::E9001, format!("too many MSRs: {e:?}"), "report this")
-        })?;
-        // KVM stops at the first MSR it cannot read: keep what came, go on behind it.
-        let count =
-            fd.get_msrs(&mut batch).map_err(kvm_failure("KVM_GET_MSRS"))?.min(entries.len());
-        read.extend_from_slice(&batch.as_slice()[..count]);
-        entries.drain(..(count + 1).min(entries.len()));
-    }
-    Ok(read)
 }

@@ -101,7 +101,7 @@ mod tests {
     use std::thread;
 
     use super::{super::TICK, *};
-    use crate::control::{Request, install_kick_handler};
+    use crate::{control::Request, vcpu::install_kick_handler};
 
     fn gate(total: u64) -> (Arc<Control>, Arc<Pinned>, Gate) {
         install_kick_handler().unwrap();
