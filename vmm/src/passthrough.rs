@@ -161,6 +161,7 @@ impl Selection {
         let all: Vec<HostFunction> =
             resolved.iter().flat_map(|slot| slot.functions.clone()).collect();
         let mut warnings = if pretend { Vec::new() } else { check::assignable(sysroot, &all)? };
+        warnings.extend(check::exposed(sysroot)?);
         let mut resets = BTreeMap::new();
         for (function, Reset { bdf, way, .. }) in all.iter().zip(ways) {
             warnings.extend(trouble::warning(function));

@@ -143,8 +143,9 @@ impl Sysroot {
         let read = || {
             // No pipe: a cat that splices holds a pipe's lock while it waits, and then even closing our end would.
             let (output, theirs) = UnixStream::pair()?;
-            let mut child = Command::new("cat")
+            let mut child = Command::new(cat())
                 .arg(self.path(path))
+                .env_clear()
                 .stdin(Stdio::null())
                 .stdout(OwnedFd::from(theirs))
                 .stderr(Stdio::null())
@@ -317,6 +318,12 @@ impl Sysroot {
     pub fn try_open(&self, path: &str) -> io::Result<()> {
         fs::OpenOptions::new().read(true).write(true).open(self.path(path)).map(drop)
     }
+}
+
+/// The program, where distributions have it: root runs none that PATH names.
+fn cat() -> &'static str {
+    const USUAL: [&str; 3] = ["/bin/cat", "/usr/bin/cat", "/run/current-system/sw/bin/cat"];
+    USUAL.into_iter().find(|path| Path::new(path).exists()).unwrap_or(USUAL[0])
 }
 
 fn error(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> SysError {

@@ -253,6 +253,18 @@ impl Entry {
         self.before.is_some() || self.screen.is_some() || self.methods.is_some()
     }
 
+    /// What keeps a function that goes back to a driver of the host inside of what that driver maps, whatever a guest has left
+    /// in it: the type of its group becomes DMA. Where it is identity, which `iommu=pt` asks for, a device reaches all of
+    /// the host's memory as soon as it masters the bus. `None` for one that goes back to no driver.
+    ///
+    /// Nothing sets it back: only a power cycle makes a device forget its guest, and the type is the kernel's default again
+    /// after a boot.
+    pub fn confinement(&self) -> Option<Write> {
+        let before = self.before.as_ref()?;
+        let group = self.group.filter(|_| before.driver.is_some() || before.any_driver)?;
+        Some(Write::new(Attribute::GroupType(group), "DMA"))
+    }
+
     /// Every write that giving it back can come to, whatever state its function is in.
     pub fn way_back(&self) -> Vec<Write> {
         let (bdf, address) = (self.bdf, self.bdf.to_string());
@@ -260,6 +272,7 @@ impl Entry {
         if let Some(before) = &self.before {
             writes.push(Write::new(Attribute::Unbind(bdf), &address));
             writes.push(before.override_again(bdf));
+            writes.extend(self.confinement());
             writes.push(Write::new(Attribute::Probe, &address));
             writes.extend(before.bind(bdf));
             writes.extend(before.power(bdf));

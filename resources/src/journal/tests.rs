@@ -61,6 +61,7 @@ fn journal_is_read_back_as_it_was_written() {
         [
             "/sys/bus/pci/devices/0000:3b:00.0/driver/unbind",
             "/sys/bus/pci/devices/0000:3b:00.0/driver_override",
+            "/sys/kernel/iommu_groups/31/type",
             "/sys/bus/pci/drivers_probe",
             "/sys/bus/pci/drivers/nouveau/bind",
             "/sys/bus/pci/devices/0000:3b:00.0/d3cold_allowed",

@@ -98,6 +98,11 @@ bindings >$J/after
 power $nvme0 >>$J/after
 same "the host is not as it was" before after
 node=$(disk $nvme0) || exit 1
+# This host is booted with iommu=pt: what a guest left in a device must not reach all memory.
+case "$(cat /sys/kernel/iommu_groups/$(group $nvme0)/type)" in
+DMA*) ;;
+*) echo "FAIL: the group's type is $(cat /sys/kernel/iommu_groups/$(group $nvme0)/type)" ;;
+esac
 # What the guest wrote, read by the host's driver again and compared with the file on L0.
 dd if=$node of=$J/read bs=1M skip=1 count=8 2>/dev/null
 dd if=/lab/nvme0.img of=$J/image bs=1M skip=1 count=8 2>/dev/null

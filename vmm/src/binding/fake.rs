@@ -298,6 +298,14 @@ impl Writer for Kernel {
                 return Err(WriteError::Stuck { path: path.to_owned(), child: STUCK_CHILD });
             }
             fs::remove_file(self.link(bdf)).unwrap();
+        } else if path.starts_with("/sys/kernel/iommu_groups/") {
+            // As iommu_group_store_type(): every driver of the group has let go.
+            let group = path.split('/').nth(4).unwrap().parse().ok();
+            let functions = pci::scan(&self.sysroot).unwrap();
+            if functions.iter().any(|it| it.group == group && it.driver.is_some()) {
+                return Err(refused(io::ErrorKind::ResourceBusy.into()));
+            }
+            fs::write(self.sysroot.path(path), value).map_err(refused)?;
         } else if path == "/sys/bus/pci/drivers_probe" {
             self.probe(value.parse().unwrap());
         } else if let Some(driver) = path.strip_suffix("/bind") {

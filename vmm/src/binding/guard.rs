@@ -104,9 +104,10 @@ impl Drop for Guard {
 pub(super) fn undo(binder: &Binder, mut journal: Journal) -> Vec<Failure> {
     let mut warnings = Vec::new();
     let mut left = Vec::new();
+    let_go_together(binder, &mut journal.functions);
     while let Some(mut entry) = journal.functions.pop() {
         match give_back(binder, &mut entry) {
-            Ok(warning) => warnings.extend(warning),
+            Ok(some) => warnings.extend(some),
             Err(failure) => {
                 warnings.push(failure);
                 left.insert(0, entry);
@@ -124,23 +125,46 @@ pub(super) fn undo(binder: &Binder, mut journal: Journal) -> Vec<Failure> {
     warnings
 }
 
-/// Gives one function back, and its framebuffer, about which there may be a warning. A failure is a warning too: the
-/// guest is over, and strait goes on.
-pub(super) fn give_back(binder: &Binder, entry: &mut Entry) -> Result<Option<Failure>, Failure> {
+/// The kernel changes the type of a group only while no driver has any of its functions: where that will be asked for, vfio-pci
+/// lets go of all of them before the first one goes back. What does not work is told when its turn comes in [`give_back`].
+pub(super) fn let_go_together(binder: &Binder, entries: &mut [Entry]) {
+    let (sysroot, writer) = (&binder.sysroot, binder.writer.as_ref());
+    let in_groups: Vec<Option<u32>> = entries.iter().map(|entry| entry.group).collect();
+    for entry in entries.iter_mut().rev() {
+        let shares = in_groups.iter().filter(|group| **group == entry.group).count() > 1;
+        let open = entry
+            .group
+            .is_some_and(|group| shares && switch::is_open(sysroot, group).unwrap_or_default());
+        if !open || !matches!(still_stuck(binder, entry), Ok(None)) {
+            continue;
+        }
+        match switch::let_go(sysroot, writer, entry) {
+            Ok(_) => {}
+            Err(trouble) => log::info!("{}", note_stuck(binder, entry, trouble)),
+        }
+    }
+}
+
+/// Gives one function back, and its framebuffer; there may be warnings. A failure is a warning too: the guest is over, and
+/// strait goes on.
+pub(super) fn give_back(binder: &Binder, entry: &mut Entry) -> Result<Vec<Failure>, Failure> {
     if let Some(failure) = still_stuck(binder, entry)? {
         return Err(failure);
     }
     entry.stuck = None;
     let (bdf, sysroot, writer) = (entry.bdf, &binder.sysroot, binder.writer.as_ref());
-    let restored = switch::give_back(sysroot, writer, entry)
-        .and_then(|()| {
-            let methods = entry.methods.as_ref();
-            methods.map_or(Ok(()), |methods| methods::restore(methods, sysroot, writer, bdf))
-        })
-        .and_then(|()| {
-            let screen = entry.screen.as_ref();
-            screen.map_or(Ok(None), |screen| screen::restore(screen, sysroot, writer, bdf))
-        });
+    let restored = || {
+        let mut warnings = Vec::new();
+        warnings.extend(switch::give_back(sysroot, writer, entry)?);
+        if let Some(methods) = &entry.methods {
+            methods::restore(methods, sysroot, writer, bdf)?;
+        }
+        if let Some(screen) = &entry.screen {
+            warnings.extend(screen::restore(screen, sysroot, writer, bdf)?);
+        }
+        Ok::<_, Trouble>(warnings)
+    };
+    let restored = restored();
     restored.map_err(|trouble| {
         let failure = note_stuck(binder, entry, trouble);
         Failure { code: &codes::E1115, ..failure }

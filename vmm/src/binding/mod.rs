@@ -47,6 +47,7 @@ use strait_resources::{
 
 pub(crate) use for_run::{Owned, owned, registered};
 pub(crate) use guard::Guard;
+pub(crate) use recover::Undone;
 pub(crate) use rule::rule_file;
 pub(crate) use switch::commands;
 pub(crate) use write::write_attributes;

@@ -13,7 +13,7 @@ use strait_resources::{
 
 use super::{
     Binder, View, boot_id,
-    guard::{give_back, undo},
+    guard::{give_back, let_go_together, undo},
     journals::{Found, Lock},
 };
 
@@ -55,7 +55,7 @@ impl Binder {
             let pid = journal.process.pid;
             let taken = names(journal.functions.iter().filter(|entry| entry.is_taken()));
             let warnings = undo(self, journal);
-            let back = warnings.iter().all(|warning| warning.code == &codes::E1117);
+            let back = warnings.iter().all(Undone::is_back);
             if !taken.is_empty() && back {
                 undone
                     .lines
@@ -112,9 +112,10 @@ impl Binder {
         mut stays: Vec<Entry>,
     ) -> Result<Vec<Failure>, Failure> {
         let mut warnings = Vec::new();
+        let_go_together(self, &mut gone);
         while let Some(mut entry) = gone.pop() {
             match give_back(self, &mut entry) {
-                Ok(warning) => warnings.extend(warning),
+                Ok(some) => warnings.extend(some),
                 Err(failure) => {
                     warnings.push(failure);
                     stays.push(entry);
@@ -171,6 +172,11 @@ impl View {
 }
 
 impl Undone {
+    /// Is the function of this warning with the host again? Its framebuffer or its IOMMU group may not be as before.
+    pub(crate) fn is_back(warning: &Failure) -> bool {
+        [&codes::E1117, &codes::E1128].contains(&warning.code)
+    }
+
     fn extend(&mut self, other: Self) {
         self.lines.extend(other.lines);
         self.warnings.extend(other.warnings);

@@ -7,6 +7,7 @@ use strait_resources::{
     codes,
     failure::Failure,
     host::{
+        iommu::GROUPS,
         pci::{self, is_vfio_driver},
         sysroot::Sysroot,
     },
@@ -126,19 +127,14 @@ fn wait_for_node(sysroot: &Sysroot, writer: &dyn Writer, path: &str) -> Result<(
     Ok(())
 }
 
-/// Puts a function back, whatever of the way it has gone: [`take`] may have ended between any two steps. A driver that
-/// somebody else put there in the meantime stays.
-pub(super) fn give_back(
+/// The first part of [`give_back`]: vfio-pci lets go of a function, and nobody else gets it yet. Is it without a driver?
+pub(super) fn let_go(
     sysroot: &Sysroot,
     writer: &dyn Writer,
     entry: &Entry,
-) -> Result<(), Trouble> {
-    let Some(before) = &entry.before else { return Ok(()) };
+) -> Result<bool, Trouble> {
+    let Some(before) = &entry.before else { return Ok(false) };
     let bdf = entry.bdf;
-    if !sysroot.exists(&pci::path(bdf, "vendor")) {
-        log::warn!("{bdf} is not there any more: nothing to give back");
-        return Ok(());
-    }
     let current = driver(sysroot, bdf)?;
     let write = |write: &Write| {
         let error = |error| Trouble::of(bdf, current.as_deref(), error);
@@ -153,7 +149,72 @@ pub(super) fn give_back(
     if set.is_some() && before.driver_override.as_deref() != Some(VFIO) {
         write(&before.override_again(bdf))?;
     }
-    if (ours || current.is_none()) && (native.is_some() || before.any_driver) {
+    Ok(ours || current.is_none())
+}
+
+/// Does the kernel let devices of this group reach all of its memory once its drivers have them?
+pub(super) fn is_open(sysroot: &Sysroot, group: u32) -> Result<bool, Failure> {
+    let kind = sysroot.read_if_present(&Attribute::GroupType(group).to_string())?;
+    Ok(kind.as_deref() == Some("identity"))
+}
+
+/// Does a driver of the host have a function of this group?
+fn is_on_host(sysroot: &Sysroot, group: u32) -> Result<bool, Failure> {
+    for member in sysroot.list_if_present(&format!("{GROUPS}/{group}/devices"))? {
+        let Ok(bdf) = member.parse() else { continue };
+        if driver(sysroot, bdf)?.is_some_and(|driver| !is_vfio_driver(&driver)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// [`Entry::confinement`], while the function has no driver. A kernel that does not do it (before 5.11, or for a group of
+/// several) is a warning: the function goes back all the same.
+fn confine(
+    sysroot: &Sysroot,
+    writer: &dyn Writer,
+    entry: &Entry,
+) -> Result<Option<Failure>, Trouble> {
+    let (Some(group), Some(confinement)) = (entry.group, entry.confinement()) else {
+        return Ok(None);
+    };
+    // A group with a function on a driver of the host is none that a guest had: VFIO gives it to nobody.
+    if !is_open(sysroot, group)? || is_on_host(sysroot, group)? {
+        return Ok(None);
+    }
+    match writer.write(&confinement) {
+        Ok(()) => Ok(None),
+        Err(stuck @ WriteError::Stuck { .. }) => Err(Trouble::of(entry.bdf, None, stuck)),
+        Err(refused) => {
+            let cause = format!(
+                "{} goes back to the host untranslated: what a guest left in it reaches all memory",
+                entry.bdf
+            );
+            let fix = "boot the host without iommu=pt, where guests are not trusted";
+            Ok(Some(Failure::new(&codes::E1128, cause, fix).source(refused)))
+        }
+    }
+}
+
+/// Puts a function back, whatever of the way it has gone: [`take`] may have ended between any two steps. A driver that
+/// somebody else put there in the meantime stays. There may be a warning.
+pub(super) fn give_back(
+    sysroot: &Sysroot,
+    writer: &dyn Writer,
+    entry: &Entry,
+) -> Result<Option<Failure>, Trouble> {
+    let Some(before) = &entry.before else { return Ok(None) };
+    let bdf = entry.bdf;
+    if !sysroot.exists(&pci::path(bdf, "vendor")) {
+        log::warn!("{bdf} is not there any more: nothing to give back");
+        return Ok(None);
+    }
+    let free = let_go(sysroot, writer, entry)?;
+    let warning = if free { confine(sysroot, writer, entry)? } else { None };
+    let write = |write: &Write| writer.write(write).map_err(|error| Trouble::of(bdf, None, error));
+    let native = before.driver.as_deref();
+    if free && (native.is_some() || before.any_driver) {
         write(&Write::new(Attribute::Probe, bdf.to_string()))?;
         if let Some(bind) = before.bind(bdf)
             && driver(sysroot, bdf)?.is_none()
@@ -167,7 +228,7 @@ pub(super) fn give_back(
     }
     let now = driver(sysroot, bdf)?;
     if now.as_deref() == native || before.any_driver {
-        return Ok(());
+        return Ok(warning);
     }
     let name = |driver: Option<&str>| driver.unwrap_or("no driver").to_owned();
     let cause = format!("{bdf} has {} now, not {} as before", name(now.as_deref()), name(native));

@@ -1,3 +1,4 @@
+mod group;
 mod journals;
 mod methods;
 mod screen;

@@ -19,7 +19,7 @@ use strait_resources::{
 
 use self::json::Answer;
 use crate::{
-    binding::{self, Binder, View},
+    binding::{self, Binder, Undone, View},
     cli::{BindArgs, ChangeArgs, UnbindArgs},
     report,
 };
@@ -204,8 +204,9 @@ fn unbound(view: &View, binder: Option<&Binder>, args: &UnbindArgs) -> Result<Do
     if !args.change.json {
         report::warnings(&undone.warnings);
     }
-    // A framebuffer that the kernel has forgotten keeps nobody from using the device.
-    let back = undone.warnings.iter().all(|warning| warning.code == &codes::E1117);
+    // Neither a framebuffer that the kernel has forgotten nor a journal of somebody else's keeps anybody from using the device.
+    let other = |warning: &Failure| warning.code == &codes::E1126;
+    let back = undone.warnings.iter().all(|it| Undone::is_back(it) || other(it));
     Ok(Done { text, answer, status: if back { 0 } else { codes::E1105.exit } })
 }
 

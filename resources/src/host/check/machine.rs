@@ -88,6 +88,17 @@ pub(in super::super) fn interrupt_remapping(sysroot: &Sysroot) -> Result<(), Fai
     Ok(())
 }
 
+/// What the IOMMU does not keep devices of guests from, accepted by whoever set this host up: said at every run (E1128).
+pub fn exposed(sysroot: &Sysroot) -> Result<Vec<super::Warning>, Failure> {
+    let accepted = iommu::has_interrupt_remapping(sysroot)? == Some(false)
+        && iommu::allows_unsafe_interrupts(sysroot)?;
+    let cause = "the guest can raise any interrupt of the host: there is no interrupt remapping, \
+                 and allow_unsafe_interrupts=1 accepts that";
+    let fix =
+        "only for guests that are trusted as the host is; else a host with interrupt remapping";
+    Ok(accepted.then(|| Failure::new(&codes::E1128, cause, fix)).into_iter().collect())
+}
+
 /// The node that every VFIO user opens first is there and opens.
 pub(in super::super) fn container(sysroot: &Sysroot) -> Result<(), Failure> {
     const CONTAINER: &str = "/dev/vfio/vfio";
@@ -147,7 +158,7 @@ fn no_iommu(why: &WhyOff, vendor: Vendor, unsafe_mode: bool) -> Failure {
             format!(
                 "{no_groups}; the firmware has one (ACPI table DMAR), but /proc/cmdline lacks intel_iommu=on"
             ),
-            "add intel_iommu=on iommu=pt to the kernel arguments and reboot".to_owned(),
+            "add intel_iommu=on to the kernel arguments and reboot".to_owned(),
         ),
         WhyOff::ArgumentOff(argument) => (
             format!("{no_groups}: the kernel argument {argument} switches it off"),

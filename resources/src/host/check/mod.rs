@@ -14,7 +14,7 @@ pub use assignable::assignable;
 pub(super) use bindable::display_left;
 pub use bindable::{Allowed, Bindable, Taking, bindable, unused};
 pub use guest_cpu::{nested, pmu};
-pub use machine::{host, kvm, vfio};
+pub use machine::{exposed, host, kvm, vfio};
 pub use memory::{has_spare_memory, huge_pages, memlock, memory};
 pub use select::{Slot, expect, resolve, select, selector};
 

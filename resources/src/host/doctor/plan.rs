@@ -108,12 +108,7 @@ impl Boot<'_> {
             ),
             WhyOff::ArgumentMissing => (
                 "Ask the kernel to use the IOMMU".to_owned(),
-                arguments::add(
-                    self.sysroot,
-                    self.system,
-                    "intel_iommu=on",
-                    "intel_iommu=on iommu=pt",
-                )?,
+                arguments::add(self.sysroot, self.system, "intel_iommu=on", "intel_iommu=on")?,
             ),
             WhyOff::ArgumentOff(argument) => (
                 format!("Take {argument} out"),

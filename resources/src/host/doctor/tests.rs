@@ -170,7 +170,7 @@ fn r3_amd_host_is_not_asked_for_an_argument() {
     assert_eq!(found.iter().map(asks).sum::<usize>(), 0, "{found:#?}");
     assert_eq!(worst(&tree, &[], 4).level, Level::Pass);
     let mode = worst(&tree, &[], 6);
-    assert_eq!((mode.level, mode.fix.contains("iommu=pt")), (Level::Info, true), "{mode:?}");
+    assert_eq!((mode.level, mode.fix.contains("iommu=pt")), (Level::Info, false), "{mode:?}");
     // Nor is it when the IOMMU is off: then it is the firmware's matter.
     tree.remove("/sys/kernel/iommu_groups");
     tree.remove("/sys/firmware/acpi/tables/IVRS");
@@ -186,7 +186,8 @@ fn r4_translated_host_dma_is_only_information() {
     tree.file("/sys/kernel/iommu_groups/31/type", "DMA-FQ\n");
     let found = worst(&tree, &[], 6);
     assert_eq!(found.level, Level::Info);
-    assert!(found.fix.contains("iommu=pt"));
+    // Nobody is told to give that up without its price.
+    assert!(!found.fix.contains("iommu=pt"), "{found:?}");
 }
 
 #[test]
@@ -224,6 +225,11 @@ fn r7_no_interrupt_remapping_names_the_risk_and_accepting_it_warns() {
     assert!(found.details.iter().any(|line| line.contains("allow_unsafe_interrupts=1")));
     tree.file("/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", "Y\n");
     assert_eq!(worst(&tree, &[], 7).level, Level::Warn);
+    // Whoever accepted that is told at every run.
+    let told = check::exposed(&tree.sysroot()).unwrap();
+    assert_eq!((told.len(), told[0].code.id, told[0].code.exit), (1, "E1128", 0));
+    assert!(told[0].cause.contains("any interrupt of the host"), "{}", told[0].cause);
+    assert!(check::exposed(&Tree::two_cards().sysroot()).unwrap().is_empty());
 }
 
 #[test]
@@ -290,15 +296,12 @@ fn r11_plan_is_for_the_boot_loader_in_use() {
     let tree = argument_missing();
     assert_eq!(
         plan(&tree, &[]),
-        "sed -Ei 's/^(GRUB_CMDLINE_LINUX=\"[^\"]*)\"/\\1 intel_iommu=on iommu=pt\"/' /etc/default/grub\nupdate-grub\nreboot"
+        "sed -Ei 's/^(GRUB_CMDLINE_LINUX=\"[^\"]*)\"/\\1 intel_iommu=on\"/' /etc/default/grub\nupdate-grub\nreboot"
     );
     tree.file("/etc/os-release", "ID=opensuse-tumbleweed\nID_LIKE=\"opensuse suse\"\n");
     assert!(plan(&tree, &[]).contains("grub2-mkconfig -o /boot/grub2/grub.cfg"));
     tree.file("/usr/sbin/grubby", "");
-    assert!(
-        plan(&tree, &[])
-            .starts_with("grubby --update-kernel=ALL --args=\"intel_iommu=on iommu=pt\"")
-    );
+    assert!(plan(&tree, &[]).starts_with("grubby --update-kernel=ALL --args=\"intel_iommu=on\""));
     tree.remove("/usr/sbin/grubby");
     let utf16: Vec<u8> = "systemd-boot 252".bytes().flat_map(|byte| [byte, 0]).collect();
     let info = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
@@ -307,7 +310,7 @@ fn r11_plan_is_for_the_boot_loader_in_use() {
     tree.file("/boot/loader/entries/suse.conf", "linux /vmlinuz\noptions root=/dev/sda2 quiet\n");
     assert_eq!(
         plan(&tree, &[]),
-        "sed -Ei '/^options/ s/$/ intel_iommu=on iommu=pt/' /boot/loader/entries/suse.conf\nreboot"
+        "sed -Ei '/^options/ s/$/ intel_iommu=on/' /boot/loader/entries/suse.conf\nreboot"
     );
     tree.file("/etc/kernel/proxmox-boot-uuids", "");
     tree.file("/etc/kernel/cmdline", "quiet\n");
@@ -331,7 +334,8 @@ fn r11_plan_takes_an_argument_out_of_the_file_that_has_it() {
 fn r11_plan_appends_to_a_grub_file_without_the_line() {
     let tree = argument_missing();
     tree.file("/etc/default/grub", "GRUB_CMDLINE_LINUX='quiet'\n");
-    let line = "echo 'GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX intel_iommu=on iommu=pt\"' >> /etc/default/grub";
+    let line =
+        "echo 'GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX intel_iommu=on\"' >> /etc/default/grub";
     assert!(plan(&tree, &[]).starts_with(line), "{}", plan(&tree, &[]));
 }
 

@@ -3,7 +3,7 @@
 
 use super::*;
 
-const WORDS: &str = "# this system keeps its configuration elsewhere: add intel_iommu=on iommu=pt to the kernel command line the way that system does";
+const WORDS: &str = "# this system keeps its configuration elsewhere: add intel_iommu=on to the kernel command line the way that system does";
 
 /// An Intel host with the IOMMU off for want of an argument and a card on nouveau; nothing of a distribution yet.
 fn host(os: &str, cmdline: &str) -> Tree {
@@ -64,13 +64,7 @@ fn ostree_is_changed_by_rpm_ostree_and_never_in_usr_or_grub() {
         tree.file("/usr/bin/dracut", "");
         tree.file("/usr/sbin/grubby", "");
         tree.file("/etc/default/grub", "GRUB_TIMEOUT=1\n");
-        assert_lines(
-            &tree,
-            &[
-                "rpm-ostree kargs --append-if-missing=intel_iommu=on --append-if-missing=iommu=pt",
-                "reboot",
-            ],
-        );
+        assert_lines(&tree, &["rpm-ostree kargs --append-if-missing=intel_iommu=on", "reboot"]);
         let all = plan(&tree, &["01:00.0"]);
         assert!(
             all.contains("rpm-ostree initramfs --enable --arg=--add-drivers --arg=vfio-pci"),
@@ -99,7 +93,7 @@ fn nixos_and_guix_are_told_what_to_declare() {
     );
     assert_eq!(commands(&tree), Vec::<String>::new());
     let all = plan(&tree, &["01:00.0"]);
-    assert!(all.contains("boot.kernelParams = [ \"intel_iommu=on\" \"iommu=pt\" ];"), "{all}");
+    assert!(all.contains("boot.kernelParams = [ \"intel_iommu=on\" ];"), "{all}");
     assert!(all.contains("boot.initrd.kernelModules = [ \"vfio_pci\" ];"), "{all}");
     let tree =
         host("ID=guix\n", "BOOT_IMAGE=/gnu/store/a-linux/bzImage gnu.system=/gnu/store/b-system");
@@ -116,7 +110,7 @@ fn unraid_is_changed_on_its_boot_medium() {
     assert_lines(
         &tree,
         &[
-            "sed -Ei '/^[[:space:]]*append[[:space:]].*initrd=/I s/$/ intel_iommu=on iommu=pt/' /boot/syslinux/syslinux.cfg",
+            "sed -Ei '/^[[:space:]]*append[[:space:]].*initrd=/I s/$/ intel_iommu=on/' /boot/syslinux/syslinux.cfg",
             "reboot",
         ],
     );
@@ -190,7 +184,7 @@ fn transactional_update_makes_its_own_snapshots() {
     assert_lines(
         &tree,
         &[
-            "sed -Ei 's/^(GRUB_CMDLINE_LINUX=\"[^\"]*)\"/\\1 intel_iommu=on iommu=pt\"/' /etc/default/grub",
+            "sed -Ei 's/^(GRUB_CMDLINE_LINUX=\"[^\"]*)\"/\\1 intel_iommu=on\"/' /etc/default/grub",
             "transactional-update --continue grub.cfg",
             "reboot",
         ],
@@ -213,11 +207,7 @@ fn unified_image_is_built_anew_by_who_made_it() {
         "/etc/mkinitcpio.d/linux.preset",
         "#default_image=x\ndefault_uki=\"/efi/EFI/Linux/arch-linux.efi\"\n",
     );
-    let lines = [
-        "sed -Ei '1 s/$/ intel_iommu=on iommu=pt/' /etc/kernel/cmdline",
-        "mkinitcpio -P",
-        "reboot",
-    ];
+    let lines = ["sed -Ei '1 s/$/ intel_iommu=on/' /etc/kernel/cmdline", "mkinitcpio -P", "reboot"];
     assert_lines(&tree, &lines);
     assert!(commands(&tree).contains(&"mkinitcpio -P".to_owned()));
     // An image that brings another command line.
@@ -246,7 +236,7 @@ fn refind_is_changed_in_the_file_that_started_this_kernel() {
         "/boot/refind_linux.conf",
         "\"Boot with standard options\" \"root=UUID=1 rw quiet\"\n",
     );
-    let line = "sed -Ei 's/^([[:space:]]*\"[^\"]*\"[[:space:]]+\"[^\"]*)\"/\\1 intel_iommu=on iommu=pt\"/' /boot/refind_linux.conf";
+    let line = "sed -Ei 's/^([[:space:]]*\"[^\"]*\"[[:space:]]+\"[^\"]*)\"/\\1 intel_iommu=on\"/' /boot/refind_linux.conf";
     assert_lines(&tree, &[line, "reboot"]);
     // A stanza of refind.conf did it.
     tree.file("/boot/refind_linux.conf", "\"Boot with standard options\" \"root=UUID=2 rw\"\n");
@@ -277,10 +267,7 @@ fn systemd_boot_is_changed_in_the_entry_that_was_started() {
     tree.file("/etc/default/grub", "GRUB_CMDLINE_LINUX=\"\"\n");
     assert_lines(
         &tree,
-        &[
-            "sed -Ei '/^options/ s/$/ intel_iommu=on iommu=pt/' /efi/loader/entries/arch.conf",
-            "reboot",
-        ],
+        &["sed -Ei '/^options/ s/$/ intel_iommu=on/' /efi/loader/entries/arch.conf", "reboot"],
     );
     // kernel-install writes its entries anew.
     let id = "0123456789abcdef0123456789abcdef";
@@ -292,14 +279,14 @@ fn systemd_boot_is_changed_in_the_entry_that_was_started() {
     assert_lines(
         &tree,
         &[
-            "sed -Ei '1 s/$/ intel_iommu=on iommu=pt/' /etc/kernel/cmdline",
+            "sed -Ei '1 s/$/ intel_iommu=on/' /etc/kernel/cmdline",
             "kernel-install add \"$(uname -r)\" \"/boot/vmlinuz-6.12.5\"",
             "reboot",
         ],
     );
     // Pop!_OS.
     tree.file("/usr/bin/kernelstub", "");
-    assert_lines(&tree, &["kernelstub -a \"intel_iommu=on iommu=pt\"", "reboot"]);
+    assert_lines(&tree, &["kernelstub -a \"intel_iommu=on\"", "reboot"]);
 }
 
 #[test]
@@ -312,7 +299,7 @@ fn proxmox_is_refreshed_for_the_loader_that_it_starts_with() {
     tree.file("/etc/kernel/proxmox-boot-uuids", "ABCD-1234\n");
     tree.file("/etc/kernel/cmdline", "root=ZFS=rpool/ROOT/pve-1 boot=zfs\n");
     tree.file("/etc/default/grub", "GRUB_CMDLINE_LINUX=\"\"\n");
-    let sed = "sed -Ei '1 s/$/ intel_iommu=on iommu=pt/' /etc/kernel/cmdline";
+    let sed = "sed -Ei '1 s/$/ intel_iommu=on/' /etc/kernel/cmdline";
     assert_lines(&tree, &[sed, "proxmox-boot-tool refresh", "reboot"]);
     tree.remove("/sys/firmware");
     tree.file("/sys/firmware/acpi/tables/DMAR", "DMAR");
