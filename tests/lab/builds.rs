@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{paths::Paths, progress::Progress};
 
 /// The only target the lab has.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// `cargo` as it started us, or the one on PATH.
 pub(crate) fn cargo(root: &Path) -> Command {
@@ -47,7 +47,7 @@ pub(crate) fn agent(paths: &Paths) -> Result<PathBuf> {
 }
 
 /// Builds and answers where cargo put the program: CARGO_TARGET_DIR and profiles may move it.
-fn build(mut command: Command, name: &str) -> Result<PathBuf> {
+pub(crate) fn build(mut command: Command, name: &str) -> Result<PathBuf> {
     let _progress = Progress::start(format!("building {name}"));
     let output = command
         .args(["--quiet", "--message-format=json-render-diagnostics"])

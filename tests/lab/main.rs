@@ -16,6 +16,7 @@ mod checkers;
 mod demo;
 mod fetch;
 mod files;
+mod fuzz;
 mod here;
 mod hosts;
 mod initramfs;
@@ -92,6 +93,8 @@ enum Command {
     /// STRAIT_BENCH_OTHER names more monitors, one a line: NAME:PROGRAM ARGUMENT..., with {kernel}, {initramfs}, {cmdline},
     /// {cpus}, {memory} (MiB), and [... {bdf} ...] once for each device.
     Bench(bench::Arguments),
+    /// Fuzz what strangers can hand to strait: files, words, and what a guest does to its devices.
+    Fuzz(fuzz::Arguments),
     /// A prompt on the emulated host, with strait on PATH and the devices bound to vfio-pci.
     Shell,
     /// Run strait once on the emulated host, with the given arguments, on this terminal.
@@ -126,7 +129,7 @@ fn run(command: Command) -> Result<bool> {
             };
             runner::check_names(&scenarios)?;
             if list {
-                return Ok(show(&scenarios, wanted));
+                return Ok(show(&scenarios, &fuzz::tests(&paths)?, wanted));
             }
             let chosen: Vec<Scenario> = scenarios
                 .into_iter()
@@ -137,6 +140,9 @@ fn run(command: Command) -> Result<bool> {
                 .collect();
             let mut report = Report::default();
             cargo::run(&paths, wanted, &mut report);
+            if vfio.is_none() {
+                fuzz::test(&paths, wanted, &mut report)?;
+            }
             if !chosen.is_empty() {
                 let stock = Stock::prepare(&paths, monitor)?;
                 if let (Some(_), Some(strait)) = (&vfio, &stock.strait) {
@@ -154,6 +160,7 @@ fn run(command: Command) -> Result<bool> {
             }
             Ok(true)
         }
+        Command::Fuzz(arguments) => fuzz::run(&paths, &arguments),
         Command::Demo { monitor } => {
             let stock = Stock::prepare(&paths, monitor)?;
             demo::demo(stock.ingredients(&paths), Options { monitor, verbose: false })
@@ -171,8 +178,9 @@ fn run(command: Command) -> Result<bool> {
     }
 }
 
-fn show(scenarios: &[Scenario], wanted: impl Fn(&str) -> bool) -> bool {
-    for name in cargo::names().filter(|name| wanted(name)) {
+fn show(scenarios: &[Scenario], fuzz: &[String], wanted: impl Fn(&str) -> bool) -> bool {
+    let programs = cargo::names().map(str::to_owned).chain(fuzz.iter().cloned());
+    for name in programs.filter(|name| wanted(name)) {
         result(name);
     }
     for scenario in scenarios.iter().filter(|scenario| wanted(&scenario.name)) {

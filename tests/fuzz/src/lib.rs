@@ -1,0 +1,83 @@
+//! Everything that a stranger can hand to strait, as functions of bytes. A function returns for every input, soon and
+//! without much memory, and panics where a property does not hold. `cargo lab fuzz` lets libFuzzer look for such inputs;
+//! what it found once stays in `corpus/TARGET` and is tried again by the tests of this crate.
+
+mod files;
+mod words;
+
+/// One thing to fuzz.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name for `cargo lab fuzz`, and the directory of its corpus.
+    pub name: &'static str,
+    /// What the bytes are and what must hold.
+    pub about: &'static str,
+    /// Tries one input. Panics where a property does not hold.
+    pub run: fn(&[u8]),
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "kernel",
+        about: "a kernel file: looked at and loaded, or refused, within a second and the guest's RAM",
+        run: files::kernel,
+    },
+    Target {
+        name: "unpack",
+        about: "a compressed kernel: unpacked to 1 GiB at most, or refused",
+        run: files::unpack,
+    },
+    Target {
+        name: "rom",
+        about: "an expansion ROM: its images lie inside the file and do not overlap",
+        run: files::rom,
+    },
+    Target {
+        name: "acpi",
+        about: "an ACPI table of the user's: one that is taken adds up to zero",
+        run: files::acpi,
+    },
+    Target {
+        name: "words",
+        about: "addresses and selectors of devices: what is read and written again is the same",
+        run: words::words,
+    },
+];
+
+/// The target of this name.
+pub fn target(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().find(|target| target.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    /// Every input that a target has stumbled over once, and a few that it must get far with.
+    #[test]
+    fn kept_inputs_hold_in_every_target() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+        for target in TARGETS {
+            (target.run)(&[]);
+            let mut tried = 0;
+            for entry in fs::read_dir(corpus.join(target.name)).expect("a corpus of each target") {
+                let path = entry.expect("an entry").path();
+                (target.run)(&fs::read(&path).expect("an input"));
+                tried += 1;
+            }
+            assert!(tried > 0, "{} has no inputs to begin with", target.name);
+        }
+    }
+
+    #[test]
+    fn each_target_is_found_by_its_name_alone() {
+        for (n, one) in TARGETS.iter().enumerate() {
+            assert!(TARGETS[n + 1..].iter().all(|other| other.name != one.name), "{}", one.name);
+            assert_eq!(target(one.name).map(|found| found.about), Some(one.about));
+        }
+        assert!(target("nothing").is_none());
+    }
+}
