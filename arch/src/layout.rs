@@ -29,7 +29,12 @@ pub const ACPI_END: u64 = 0xe_ffff;
 /// SMBIOS entry point and tables (SMBIOS 3.6, 5.2: scanned from 0xF0000).
 pub const SMBIOS_START: u64 = 0xf_0000;
 /// End of the room for SMBIOS.
-pub const SMBIOS_END: u64 = 0xf_ffff;
+pub const SMBIOS_END: u64 = 0xf_cfff;
+/// MP floating pointer structure and configuration table (MultiProcessor Specification 1.4, 4.1: looked for up to the
+/// end of the BIOS's room).
+pub const MP_TABLE_START: u64 = 0xf_d000;
+/// End of the room for the MP table.
+pub const MP_TABLE_END: u64 = 0xf_ffff;
 
 /// RAM below 4 GiB ends here at most, as distribution OVMF expects on a q35.
 pub const LOW_RAM_MAX: u64 = 0x8000_0000;
@@ -82,6 +87,16 @@ pub const PCI_GSI_COUNT: u32 = 8;
 /// port's device number (PCI-to-PCI Bridge 1.2, 9.1: their own device number is 0, so the pin stays).
 pub const fn pci_gsi(device: u8, pin: u8) -> u32 {
     PCI_GSI_BASE + (device as u32 + pin as u32) % PCI_GSI_COUNT
+}
+
+/// The ISA interrupt that each of the lines PIRQA to PIRQH raises besides its I/O APIC pin, as firmware would route
+/// them: for guests that use the 8259s. Each has its own, because KVM tells the end of an interrupt to one line only;
+/// none is the interrupt of a device that the machine has.
+pub const PCI_IRQS: [u8; PCI_GSI_COUNT as usize] = [10, 11, 5, 12, 14, 15, 6, 3];
+
+/// The ISA interrupt of an INTx pin on a device of bus 0, as [`pci_gsi`] counts.
+pub const fn pci_irq(device: u8, pin: u8) -> u8 {
+    PCI_IRQS[((device as u32 + pin as u32) % PCI_GSI_COUNT) as usize]
 }
 
 /// Vendor and device of the host bridge: Intel 82G33 (q35's).

@@ -33,10 +33,22 @@ pub trait MsiVector: Send {
 
 /// One level-triggered interrupt line into the guest's interrupt controller.
 pub trait IrqLine: Send + Sync {
+    /// The ISA interrupt that the line raises after power-on: what firmware writes to the Interrupt Line register (PCI
+    /// Local Bus 3.0, 6.2.4), and all that an operating system without ACPI and I/O APIC knows of a device's interrupt.
+    fn irq(&self) -> u8;
     /// `trigger` raises the line; the end-of-interrupt lowers it and signals `resample`.
     fn connect(&self, trigger: &EventFd, resample: &EventFd) -> io::Result<()>;
     /// Undoes `connect`.
     fn disconnect(&self, trigger: &EventFd, resample: &EventFd) -> io::Result<()>;
+}
+
+/// PCI interrupt lines of a PC: PIRQA to PIRQH.
+pub const PCI_LINES: usize = 8;
+
+/// Routes PCI interrupt lines to the 8259s, beside the I/O APIC, whose pins they always have.
+pub trait LineRouter: Send + Sync {
+    /// For each line the ISA interrupt (3 to 15) that it raises too, or `None`.
+    fn route(&self, irqs: [Option<u8>; PCI_LINES]);
 }
 
 /// What a device can ask of the whole machine.

@@ -136,7 +136,12 @@ impl Host {
                 "amd-iommu",
                 3072,
                 Iommu::Amd,
-                vec![device("nvme0", 4, 0, "nvme", disk), device("edu0", 5, 0, EDU, Backing::None)],
+                vec![
+                    device("nvme0", 4, 0, "nvme", disk),
+                    device("edu0", 5, 0, EDU, Backing::None),
+                    // Interrupts by its pin alone.
+                    device("rtl", 6, 0, "rtl8139,romfile=,mac=52:54:00:12:34:58", Backing::Net),
+                ],
             ),
             HostKind::Many => {
                 ("many-devices", 3072, intel, (0..33).map(Self::behind_port).collect())

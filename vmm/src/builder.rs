@@ -11,7 +11,7 @@ use kvm_bindings::CpuId;
 use strait_arch::{
     acpi::AcpiMachine,
     boot,
-    cpuid::{CpuidSpec, KVM_APIC_KHZ, apic_id, can_nest, guest_cpuid, is_amd},
+    cpuid::{CpuidSpec, KVM_APIC_KHZ, apic_id, can_nest, cpu_id, guest_cpuid, is_amd},
     layout,
     plan::{Plan, PlanRequest, PortRequest},
 };
@@ -27,7 +27,7 @@ use strait_devices::{
         port::RootPortParts,
         root::{RootComplex, RootParts},
     },
-    ports::{BusMasterGate, GuestMapper, IrqLine, MachineControl, MsiRouter},
+    ports::{BusMasterGate, GuestMapper, IrqLine, LineRouter, MachineControl, MsiRouter},
     vfio::{
         backend::{IrqIndex, VfioBackend},
         dma::DmaDomain,
@@ -329,7 +329,7 @@ fn build(
     let mut console = Console::open(&config.serial)?;
     let power = legacy(&plan, &vm, &bus, &control, &mut console)?;
 
-    let root = root_complex(&plan, physical_bits, &bus, Arc::clone(&slots), &control, &gate)?;
+    let root = root_complex(&plan, &bus, Arc::clone(&slots), &control, &gate, &routes)?;
     let mut watched = Vec::new();
     let msi: Arc<dyn MsiRouter> = Arc::new(KvmMsiRouter(routes));
     for (index, (slot, port)) in selection.slots.iter().zip(&plan.ports).enumerate() {
@@ -393,6 +393,7 @@ fn build(
             // against: with nothing better Linux takes its own tick, and then distrusts the TSC.
             pm_timer: config.cpu.hide != Hide::No,
             acpi: user_tables(config),
+            cpu_id: cpu_id(supported.as_slice()),
             power_on: vcpus.first().map(Vcpu::power_on_sregs).unwrap_or_default(),
         },
         vcpus,
@@ -465,11 +466,11 @@ fn legacy(
 
 fn root_complex(
     plan: &Plan,
-    physical_bits: u8,
     bus: &Arc<Bus>,
     mapper: Arc<Memslots>,
     control: &Arc<Control>,
     gate: &Arc<dyn BusMasterGate>,
+    routes: &Arc<Routes>,
 ) -> Result<Arc<RootComplex>, Failure> {
     let chipset = AddressRange::inclusive(layout::CHIPSET_START, u64::from(u32::MAX));
     RootComplex::new(RootParts {
@@ -479,9 +480,11 @@ fn root_complex(
         gate: Arc::clone(gate),
         ecam: plan.ecam,
         forbidden: plan.ram.iter().copied().chain(chipset).collect(),
-        physical_bits,
+        physical_bits: plan.physical_bits,
         power: layout::PM_BASE,
         root_complex: layout::RCBA as u32,
+        lines: layout::PCI_IRQS,
+        router: Arc::clone(routes) as Arc<dyn LineRouter>,
     })
     .map_err(|error| internal("placing the root complex")(io::Error::other(error)))
 }

@@ -1,13 +1,16 @@
 //! Interrupts into the guest: GSI routes and irqfds (Documentation/virt/kvm/api.rst, 4.52 and 4.75).
 //!
-//! A GSI is a line number inside KVM. The first 24 are the pins of PIC and I/O APIC; each message-signalled
-//! vector in use takes one of its own above them. Order matters: a route comes before its irqfd and goes
+//! A GSI is a line number inside KVM. The first 24 are the pins of PIC and I/O APIC, and a PCI line's also raises the
+//! PIC's pin that the guest has routed it to; each message-signalled vector in use takes one of its own above them. Order matters: a route comes before its irqfd and goes
 //! after it, or an edge is lost (and on AMD hosts with posted interrupts the host's kernel crashed).
 
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use kvm_bindings::{
@@ -15,14 +18,15 @@ use kvm_bindings::{
     KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry,
 };
 use kvm_ioctls::VmFd;
-use strait_devices::ports::{IrqLine, MsiMessage, MsiRouter, MsiVector};
+use strait_arch::layout;
+use strait_devices::ports::{IrqLine, LineRouter, MsiMessage, MsiRouter, MsiVector, PCI_LINES};
 use strait_resources::window::IdPool;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Pins of the I/O APIC.
 const IOAPIC_PINS: u32 = 24;
-/// `KVM_MAX_IRQ_ROUTES`; the pins take 40 entries of it.
-const MAX_GSI: u32 = 4096 - 40;
+/// `KVM_MAX_IRQ_ROUTES`; the pins take 38 entries of it, the PCI lines at the PIC 8.
+const MAX_GSI: u32 = 4096 - 48;
 
 /// All routes of one VM.
 pub(crate) struct Routes {
@@ -30,13 +34,16 @@ pub(crate) struct Routes {
     gsis: IdPool,
     /// What each GSI of a connected vector injects.
     messages: Mutex<BTreeMap<u32, MsiMessage>>,
+    /// The ISA interrupt that each PCI line raises too, a byte for each; 0: none. Written under `messages`.
+    lines: AtomicU64,
 }
 
 impl Routes {
-    /// Routes for the pins only.
+    /// Routes for the pins only, PCI lines as after power-on.
     pub(crate) fn new(vm: &Arc<VmFd>) -> io::Result<Arc<Self>> {
         let gsis = IdPool::new(IOAPIC_PINS, MAX_GSI);
-        let routes = Self { vm: Arc::clone(vm), gsis, messages: Mutex::default() };
+        let lines = AtomicU64::new(u64::from_le_bytes(layout::PCI_IRQS));
+        let routes = Self { vm: Arc::clone(vm), gsis, messages: Mutex::default(), lines };
         routes.commit(&routes.lock())?;
         Ok(Arc::new(routes))
     }
@@ -47,7 +54,7 @@ impl Routes {
 
     /// KVM takes the whole table at once.
     fn commit(&self, messages: &BTreeMap<u32, MsiMessage>) -> io::Result<()> {
-        let mut entries = pin_routes();
+        let mut entries = pin_routes(self.lines.load(Ordering::Relaxed).to_le_bytes());
         entries.extend(messages.iter().map(|(gsi, message)| msi_route(*gsi, *message)));
         let routing = KvmIrqRouting::from_entries(&entries)
             .map_err(|e| io::Error::other(format!("{e:?}")))?;
@@ -55,18 +62,36 @@ impl Routes {
     }
 }
 
-/// GSI 0..=15 reach PIC and I/O APIC, 16..=23 the I/O APIC alone; the timer's GSI 0 is on I/O APIC pin 2,
-/// as the MADT says.
-fn pin_routes() -> Vec<kvm_irq_routing_entry> {
-    let pic = (0..16).filter(|gsi| *gsi != 2).map(|gsi| match gsi {
-        0..8 => pin_route(gsi, KVM_IRQCHIP_PIC_MASTER, gsi),
-        _ => pin_route(gsi, KVM_IRQCHIP_PIC_SLAVE, gsi - 8),
-    });
+impl LineRouter for Routes {
+    fn route(&self, irqs: [Option<u8>; PCI_LINES]) {
+        let messages = self.lock();
+        let lines = u64::from_le_bytes(irqs.map(|irq| irq.unwrap_or(0)));
+        if self.lines.swap(lines, Ordering::Relaxed) == lines {
+            return;
+        }
+        // The table has room for them, so that KVM has no reason to refuse: a guest must not fill the log with it.
+        if let Err(error) = self.commit(&messages) {
+            log::debug!("PCI lines stay where they were: {error}");
+        }
+    }
+}
+
+/// GSI 0..=15 reach PIC and I/O APIC, the PCI lines' 16..=23 the I/O APIC and the PIC's pin in `lines`; the timer's GSI 0
+/// is on I/O APIC pin 2, as the MADT says. KVM tells the end of an interrupt at a pin to the GSI that comes last here
+/// with it: a PCI line, which needs it to be raised again, before an ISA device, which does not.
+fn pin_routes(lines: [u8; PCI_LINES]) -> Vec<kvm_irq_routing_entry> {
+    let at_pic = |gsi: u32, irq: u32| match irq {
+        0..8 => pin_route(gsi, KVM_IRQCHIP_PIC_MASTER, irq),
+        _ => pin_route(gsi, KVM_IRQCHIP_PIC_SLAVE, irq - 8),
+    };
+    let isa = (0..16).filter(|gsi| *gsi != 2).map(|gsi| at_pic(gsi, gsi));
+    let lines = (layout::PCI_GSI_BASE..).zip(lines).filter(|(_, irq)| *irq != 0);
+    let pci = lines.map(|(gsi, irq)| at_pic(gsi, irq.into()));
     let ioapic = (0..IOAPIC_PINS).filter(|gsi| *gsi != 2).map(|gsi| match gsi {
         0 => pin_route(0, KVM_IRQCHIP_IOAPIC, 2),
         _ => pin_route(gsi, KVM_IRQCHIP_IOAPIC, gsi),
     });
-    pic.chain(ioapic).collect()
+    isa.chain(pci).chain(ioapic).collect()
 }
 
 fn pin_route(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
@@ -149,20 +174,26 @@ impl Drop for Vector {
     }
 }
 
-/// One pin of the I/O APIC, level-triggered.
+/// One PCI interrupt line, level-triggered.
 pub(crate) struct KvmIrqLine {
     vm: Arc<VmFd>,
     gsi: u32,
 }
 
 impl KvmIrqLine {
-    /// The line of a GSI below 24.
+    /// The line of a GSI from 16 to 23.
     pub(crate) fn new(vm: &Arc<VmFd>, gsi: u32) -> Self {
         Self { vm: Arc::clone(vm), gsi }
     }
 }
 
 impl IrqLine for KvmIrqLine {
+    fn irq(&self) -> u8 {
+        let line =
+            self.gsi.checked_sub(layout::PCI_GSI_BASE).and_then(|line| usize::try_from(line).ok());
+        line.and_then(|line| layout::PCI_IRQS.get(line)).copied().unwrap_or(0)
+    }
+
     fn connect(&self, trigger: &EventFd, resample: &EventFd) -> io::Result<()> {
         self.vm.register_irqfd_with_resample(trigger, resample, self.gsi).map_err(errno)
     }
@@ -182,7 +213,7 @@ mod tests {
 
     #[test]
     fn pin_routes_reach_every_pin_and_move_the_timer_to_pin_2() {
-        let routes = pin_routes();
+        let routes = pin_routes([0; PCI_LINES]);
         let ioapic: Vec<(u32, u32)> =
             routes.iter().filter_map(|route| pin_of(route, KVM_IRQCHIP_IOAPIC)).collect();
         assert!(ioapic.contains(&(0, 2)));
@@ -191,6 +222,37 @@ mod tests {
         let pic: Vec<_> = routes.iter().filter_map(|r| pin_of(r, KVM_IRQCHIP_PIC_SLAVE)).collect();
         assert_eq!(pic.first(), Some(&(8, 0)));
         assert!(routes.len() as u32 + MAX_GSI - IOAPIC_PINS <= 4096);
+    }
+
+    #[test]
+    fn pci_lines_reach_the_pic_where_the_guest_has_routed_them() {
+        let mut lines = layout::PCI_IRQS;
+        (lines[0], lines[1]) = (4, 0);
+        let routes = pin_routes(lines);
+        let at = |chip| -> Vec<(u32, u32)> {
+            routes.iter().filter_map(|route| pin_of(route, chip)).collect()
+        };
+        let (master, slave) = (at(KVM_IRQCHIP_PIC_MASTER), at(KVM_IRQCHIP_PIC_SLAVE));
+        // ICH9's PIRQA at IRQ 4, where the serial port is too, and comes first; PIRQB nowhere; PIRQD at IRQ 12.
+        let fours: Vec<u32> =
+            master.iter().filter(|(_, pin)| *pin == 4).map(|(gsi, _)| *gsi).collect();
+        assert_eq!(fours, [4, 16]);
+        assert!(slave.contains(&(19, 4)));
+        assert!(master.iter().chain(&slave).all(|(gsi, _)| *gsi != 17));
+        // The I/O APIC's pins do not depend on it.
+        assert!((16..24).all(|gsi| at(KVM_IRQCHIP_IOAPIC).contains(&(gsi, gsi))));
+        let all = pin_routes(layout::PCI_IRQS).len();
+        assert_eq!(all as u32, 4096 - MAX_GSI - 2, "38 pins and 8 lines in the room for 48");
+    }
+
+    #[test]
+    fn power_on_lines_have_interrupts_of_their_own() {
+        let mut irqs = layout::PCI_IRQS.to_vec();
+        irqs.sort_unstable();
+        irqs.dedup();
+        assert_eq!(irqs.len(), PCI_LINES);
+        let taken = [layout::SERIAL_IRQ, layout::SCI_IRQ, 0, 1, 2, 8, 13];
+        assert!(irqs.iter().all(|irq| !taken.contains(&u32::from(*irq)) && *irq < 16));
     }
 
     #[allow(unsafe_code, reason = "reads one variant of a C union")]

@@ -10,6 +10,7 @@ use kvm_bindings::kvm_sregs;
 use strait_arch::{
     acpi::{self, AcpiMachine, AcpiTables},
     boot::Loaded,
+    mptable::MpMachine,
     plan::Plan,
     regs,
 };
@@ -76,6 +77,8 @@ pub(crate) struct Image {
     pub(crate) pm_timer: bool,
     /// ACPI tables of the user's.
     pub(crate) acpi: Vec<Vec<u8>>,
+    /// EAX and EDX of CPUID leaf 1.
+    pub(crate) cpu_id: (u32, u32),
 }
 
 /// The ACPI tables of a machine; refuses (E2108) more of the user's than there is room for.
@@ -101,7 +104,18 @@ impl Image {
             .map_err(|error| error.into_failure())?;
         let written = |error| internal("writing boot data")(io::Error::other(error));
         tables.write(ram.memory()).map_err(written)?;
+        self.write_bios(ram)?;
         regs::boot_state(ram.memory(), entry, self.power_on).map_err(written)
+    }
+}
+
+impl Image {
+    /// Writes what an operating system looks for where a BIOS would be: the MP table, for one that does without ACPI.
+    fn write_bios(&self, ram: &GuestRam) -> Result<(), Failure> {
+        let written = |error| internal("writing firmware tables")(io::Error::other(error));
+        let Self { apic_ids, cpu_id, plan, .. } = self;
+        let machine = MpMachine { apic_ids, cpu_id: *cpu_id, plan };
+        machine.write(ram.memory()).map_err(written)
     }
 }
 

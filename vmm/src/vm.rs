@@ -12,9 +12,9 @@ use std::{
 
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_CAP_PMU_CAPABILITY, KVM_CAP_X86_DISABLE_EXITS,
-    KVM_CAP_X86_USER_SPACE_MSR, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY,
-    KVM_MSR_EXIT_REASON_FILTER, KVM_PIT_SPEAKER_DUMMY, KVM_PMU_CAP_DISABLE,
-    KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_PAUSE, kvm_create_device,
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_MSR_EXIT_REASON_FILTER, KVM_PIT_SPEAKER_DUMMY,
+    KVM_PMU_CAP_DISABLE, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_PAUSE, kvm_create_device,
     kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
     kvm_userspace_memory_region,
 };
@@ -182,6 +182,7 @@ impl Vm {
         // The speaker port is read by timer calibration: in the kernel it costs no exit to us.
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(kvm_failure("KVM_CREATE_PIT2"))?;
+        level_trigger_pci_lines(&fd)?;
         let power_on = Self::controllers(&fd)?;
         Ok(Self { fd: Arc::new(fd), power_on })
     }
@@ -280,11 +281,8 @@ impl Vm {
     }
 
     fn controllers(fd: &VmFd) -> Result<(Vec<kvm_irqchip>, kvm_pit_state2), Failure> {
-        let chips = [
-            kvm_bindings::KVM_IRQCHIP_PIC_MASTER,
-            kvm_bindings::KVM_IRQCHIP_PIC_SLAVE,
-            kvm_bindings::KVM_IRQCHIP_IOAPIC,
-        ];
+        let chips =
+            [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_bindings::KVM_IRQCHIP_IOAPIC];
         let read = |chip_id| {
             let mut chip = kvm_irqchip { chip_id, ..Default::default() };
             fd.get_irqchip(&mut chip).map_err(kvm_failure("KVM_GET_IRQCHIP"))?;
@@ -299,6 +297,21 @@ impl Vm {
     pub(crate) fn register_irq(&self, event: &EventFd, gsi: u32) -> Result<(), Failure> {
         self.fd.register_irqfd(event, gsi).map_err(kvm_failure("KVM_IRQFD"))
     }
+}
+
+/// Sets the 8259s' edge/level registers (ports 4D0h and 4D1h) as firmware would for the interrupts of PCI lines: a guest
+/// without ACPI takes them as they are.
+fn level_trigger_pci_lines(fd: &VmFd) -> Result<(), Failure> {
+    let level = layout::PCI_IRQS.iter().fold(0_u16, |bits, irq| bits | 1 << irq);
+    let [first, second] = level.to_le_bytes();
+    let chips = [(KVM_IRQCHIP_PIC_MASTER, first), (KVM_IRQCHIP_PIC_SLAVE, second)];
+    for (chip_id, level) in chips {
+        let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+        fd.get_irqchip(&mut chip).map_err(kvm_failure("KVM_GET_IRQCHIP"))?;
+        chip.chip.pic.elcr = level;
+        fd.set_irqchip(&chip).map_err(kvm_failure("KVM_SET_IRQCHIP"))?;
+    }
+    Ok(())
 }
 
 /// KVM refused something that it never refuses on a working host.

@@ -1,19 +1,17 @@
 //! The DSDT: what the fixed tables cannot say, in AML.
 
-use std::collections::BTreeSet;
-
 use acpi_tables::{
     Aml,
     aml::{
         AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, Device, EISAName, Else,
-        Equal, IO, If, Interrupt, Local, Memory32Fixed, Method, Name, NotEqual, Or, Package,
-        PackageBuilder, Path, ResourceTemplate, Return, Scope, Store, Uuid, ZERO,
+        Equal, IO, If, Interrupt, Local, Memory32Fixed, Method, Name, NotEqual, Or, Package, Path,
+        ResourceTemplate, Return, Scope, Store, Uuid, ZERO,
     },
     sdt::Sdt,
 };
 use strait_resources::range::AddressRange;
 
-use super::{AcpiMachine, OEM, OEM_REVISION, OEM_TABLE, bytes};
+use super::{AcpiMachine, OEM, OEM_REVISION, OEM_TABLE, bytes, links};
 use crate::{layout, plan::Plan};
 
 /// `_OSC` control bits granted to an operating system that asks (PCI Firmware 3.3, 4.5.1): the PCIe capability
@@ -28,9 +26,14 @@ const PM_BLOCK_LEN: u8 = 0x80;
 
 pub(super) fn dsdt(machine: &AcpiMachine<'_>) -> Vec<u8> {
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, OEM_REVISION);
-    for part in
-        [sleep(), board(machine.plan), processors(machine.apic_ids), host_bridge(machine.plan)]
-    {
+    for part in [
+        sleep(),
+        links::model(),
+        board(machine.plan),
+        processors(machine.apic_ids),
+        links::links(),
+        host_bridge(machine.plan),
+    ] {
         dsdt.append_slice(&part);
     }
     dsdt.as_slice().to_vec()
@@ -116,26 +119,11 @@ fn host_bridge(plan: &Plan) -> Vec<u8> {
             &Name::new(Path::new("_BBN"), &ZERO),
             &Name::new(Path::new("_UID"), &ZERO),
             &Name::new(Path::new("_CRS"), &ResourceTemplate::new(resources)),
-            &Name::new(Path::new("_PRT"), &routing(plan)),
+            &Raw(links::routing(plan)),
             &Raw(osc()),
             &Raw(isa_bridge()),
         ],
     ))
-}
-
-/// Pins of bus 0 to GSIs. A function behind a root port has device number 0, so its pins reach bus 0 as they are and
-/// the root port's entries serve them (PCI-to-PCI Bridge 1.2, 9.1).
-fn routing(plan: &Plan) -> PackageBuilder {
-    let devices: BTreeSet<u8> = plan.ports.iter().map(|port| port.at.device()).collect();
-    let mut routing = PackageBuilder::new();
-    for device in devices {
-        for pin in 0..4_u8 {
-            let address = u32::from(device) << 16 | 0xffff;
-            let gsi = layout::pci_gsi(device, pin);
-            routing.add_element(&Package::new(vec![&address, &pin, &ZERO, &gsi]));
-        }
-    }
-    routing
 }
 
 /// Grants what [`OSC_GRANTED`] holds and says when something was asked beyond it.
@@ -173,6 +161,7 @@ fn isa_bridge() -> Vec<u8> {
         Path::new("ISA_"),
         vec![
             &Name::new(Path::new("_ADR"), &ISA_BRIDGE),
+            &Raw(links::registers()),
             &Device::new(
                 Path::new("COM1"),
                 vec![
@@ -259,7 +248,7 @@ impl Aml for TakenMemory {
 }
 
 /// AML made earlier: the crate's builders borrow, which a function's result cannot.
-struct Raw(Vec<u8>);
+pub(super) struct Raw(pub(super) Vec<u8>);
 
 impl Aml for Raw {
     fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {

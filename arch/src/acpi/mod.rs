@@ -5,6 +5,7 @@
 
 mod battery;
 mod dsdt;
+mod links;
 mod tables;
 mod user;
 

@@ -90,6 +90,12 @@ pub fn guest_cpuid(supported: &[kvm_cpuid_entry2], spec: &CpuidSpec) -> Vec<kvm_
     leaves.0
 }
 
+/// EAX and EDX of leaf 1, the CPU's signature and features, as firmware's tables have them.
+pub fn cpu_id(supported: &[kvm_cpuid_entry2]) -> (u32, u32) {
+    let leaf = supported.iter().find(|leaf| leaf.function == 1);
+    leaf.map_or((0, 0), |leaf| (leaf.eax, leaf.edx))
+}
+
 /// Is this the list of an AMD CPU, or of one that takes after it?
 pub fn is_amd(supported: &[kvm_cpuid_entry2]) -> bool {
     Leaves(supported.to_vec()).vendor() == Vendor::Amd

@@ -20,11 +20,11 @@ use crate::{
         apertures::{Apertures, Key, Op},
         function::{BarLayout, BarPlacement, ConfigAccess, PciFunction},
         host_bridge::HostBridge,
-        lpc::Lpc,
+        lpc::{Lpc, LpcParts},
         port::{RootPort, RootPortParts},
         shared::{Bar, Boxed, Shared, lock},
     },
-    ports::{BusMasterGate, GuestMapper, GuestMapping, MachineControl},
+    ports::{BusMasterGate, GuestMapper, GuestMapping, LineRouter, MachineControl, PCI_LINES},
 };
 use strait_resources::{bar::BarKind, bdf::Bdf, range::AddressRange};
 
@@ -52,6 +52,10 @@ pub struct RootParts {
     pub power: u16,
     /// Address of the root complex registers.
     pub root_complex: u32,
+    /// The ISA interrupt that each PCI line raises after power-on, 3 to 15; `router` has them so.
+    pub lines: [u8; PCI_LINES],
+    /// Takes the guest's wish for others.
+    pub router: Arc<dyn LineRouter>,
 }
 
 /// The PCI side of the machine.
@@ -114,13 +118,15 @@ impl RootComplex {
             warned: BTreeSet::new(),
             ecam: Some(parts.ecam),
         };
+        let lpc =
+            LpcParts { power: parts.power, root_complex: parts.root_complex, lines: parts.lines };
         let root = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             bus: parts.bus,
             mapper: parts.mapper,
             gate: parts.gate,
             host_bridge: Mutex::new(HostBridge::new(parts.ecam)),
-            lpc: Mutex::new(Lpc::new(parts.power, parts.root_complex)),
+            lpc: Mutex::new(Lpc::new(lpc, parts.router)),
             ports: RwLock::default(),
             placed: Mutex::new(placed),
             forbidden: parts.forbidden,

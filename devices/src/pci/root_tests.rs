@@ -28,6 +28,10 @@ struct Machine {
     settles: AtomicUsize,
 }
 
+impl LineRouter for Machine {
+    fn route(&self, _: [Option<u8>; PCI_LINES]) {}
+}
+
 struct Mapping(Arc<Mutex<Vec<&'static str>>>);
 
 impl GuestMapping for Mapping {}
@@ -171,6 +175,8 @@ fn fixture() -> Fixture {
         physical_bits: 40,
         power: 0x600,
         root_complex: 0xfed1_c000,
+        lines: [10; PCI_LINES],
+        router: Arc::clone(&machine) as Arc<dyn LineRouter>,
     })
     .unwrap();
     let port = root.add_port(RootPortParts {

@@ -337,6 +337,10 @@ impl MsiRouter for FakeMonitor {
 }
 
 impl IrqLine for FakeMonitor {
+    fn irq(&self) -> u8 {
+        10
+    }
+
     fn connect(&self, _: &EventFd, _: &EventFd) -> io::Result<()> {
         self.script.call("line on".to_owned())
     }

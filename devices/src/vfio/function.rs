@@ -105,6 +105,8 @@ pub struct VfioFunction {
     /// Bytes of `Source::Shadow` that the guest has written.
     shadow: BTreeMap<u16, u8>,
     interrupt_line: u8,
+    /// What firmware leaves in it.
+    first_interrupt_line: u8,
     has_intx: bool,
     msi: Option<(u16, Msi)>,
     msix: Option<(u16, MsixLayout, Msix)>,
@@ -167,6 +169,7 @@ impl VfioFunction {
             })
             .collect::<Result<Vec<_>, AttachError>>()?;
 
+        let interrupt_line = parts.intx.as_ref().filter(|_| has_intx).map_or(0, |line| line.irq());
         let life = Arc::new(LifeSigns::default());
         let warnings = || Warnings::new(parts.name, life.clone());
         let mut function = Self {
@@ -183,7 +186,8 @@ impl VfioFunction {
             bars,
             layouts,
             policy,
-            interrupt_line: 0,
+            interrupt_line,
+            first_interrupt_line: interrupt_line,
             has_intx,
             msi,
             msix,
@@ -425,6 +429,7 @@ impl PciFunction for VfioFunction {
         self.reset_device();
         // These outlive a function level reset and no reset of the machine.
         self.shadow.clear();
+        self.interrupt_line = self.first_interrupt_line;
         self.bars.restore();
         self.settle_interrupts();
         let placements = self.placements();

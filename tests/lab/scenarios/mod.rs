@@ -18,6 +18,7 @@ mod hosts;
 mod net;
 mod nvme;
 mod owners;
+mod pins;
 mod reset;
 
 use crate::{
@@ -36,6 +37,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(edu::scenarios());
     all.extend(emulator::scenarios());
     all.extend(net::scenarios());
+    all.extend(pins::scenarios());
     all.extend(bars::scenarios());
     all.extend(hostile::scenarios());
     all.extend(chest::scenarios());

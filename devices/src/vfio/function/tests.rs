@@ -578,3 +578,13 @@ fn hidden_resizable_bars_cannot_be_written() {
     assert_eq!((bench.read(0x100, 4), bench.read(0x108, 4)), (0, 0));
     assert_eq!(bench.device.peek(0x108), 0);
 }
+
+#[test]
+fn interrupt_line_is_the_firmwares_until_the_guest_writes_another() {
+    let mut bench = bench();
+    assert_eq!(bench.read(regs::INTERRUPT_LINE, 2), 0x010a);
+    bench.write(regs::INTERRUPT_LINE, 1, 5);
+    assert_eq!(bench.read(regs::INTERRUPT_LINE, 1), 5);
+    bench.function.reset();
+    assert_eq!(bench.read(regs::INTERRUPT_LINE, 1), 10);
+}
