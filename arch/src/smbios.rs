@@ -1,7 +1,8 @@
 //! SMBIOS tables: what `dmidecode` and Windows' system information show (DMTF DSP0134, version 3.6; sections are its).
 //!
-//! The least that 6.2 requires, as far as a virtual machine has an answer: firmware, system, chassis, processors,
-//! memory. A 64-bit entry point at 0xF0000, where a guest without firmware scans for it (5.2), the tables behind it.
+//! What 6.2 requires, as far as a virtual machine has an answer: firmware, system, board, chassis, processors, memory;
+//! and the user's OEM strings. A 64-bit entry point at 0xF0000, where a guest without firmware scans for it (5.2), the
+//! tables behind it.
 
 use strait_resources::range::AddressRange;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
@@ -11,11 +12,64 @@ use crate::{
     layout::{SMBIOS_END, SMBIOS_START},
 };
 
+/// Who made the machine, and which one it is. Texts are printable ASCII; an empty one is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The machine's own number, in the byte order it is written in (RFC 9562).
+    pub uuid: [u8; 16],
+    /// Maker of system, board and chassis.
+    pub manufacturer: String,
+    /// The model.
+    pub product: String,
+    /// The model's version.
+    pub version: String,
+    /// Serial number of system, board and chassis.
+    pub serial: String,
+    /// Which configuration of the model.
+    pub sku: String,
+    /// Models that belong together.
+    pub family: String,
+    /// The owner's number for board and chassis.
+    pub asset: String,
+    /// Free texts (7.12), 255 at most.
+    pub oem: Vec<String>,
+}
+
+/// Letters of a machine that says who made it.
+const MAKER: &str = "strait";
+const PRODUCT: &str = "strait q35";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What firmware says whose maker filled nothing in: for a guest that shall not know what it runs on.
+const NOBODY: [&str; 3] = ["System manufacturer", "System Product Name", "System Version"];
+
+impl Identity {
+    /// What a machine says of itself unless asked otherwise. `hidden`: nothing that names a monitor.
+    pub fn usual(uuid: [u8; 16], hidden: bool) -> Self {
+        let names = if hidden { NOBODY } else { [MAKER, PRODUCT, VERSION] };
+        let [manufacturer, product, version] = names.map(str::to_owned);
+        Self { uuid, manufacturer, product, version, ..Self::default() }
+    }
+}
+
+/// A number for a machine that always has the same description, and no other (RFC 9562, 5.8: a UUID of version 8, by
+/// 128-bit FNV-1a).
+pub fn uuid_of(description: &[u8]) -> [u8; 16] {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    let hash = description
+        .iter()
+        .fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME));
+    let mut uuid = hash.to_be_bytes();
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}
+
 /// What the tables tell about the machine.
 #[derive(Clone, Debug)]
 pub struct SmbiosSpec<'a> {
-    /// The machine's identity, in the byte order it is written in (RFC 9562).
-    pub uuid: [u8; 16],
+    /// Who it is.
+    pub identity: &'a Identity,
     /// RAM as in the plan; multiples of 1 KiB.
     pub ram: &'a [AddressRange],
     /// vCPUs in the machine.
@@ -91,15 +145,13 @@ fn entry_point(address: u64, size: u32) -> [u8; ENTRY_LEN] {
     entry
 }
 
-const MAKER: &str = "strait";
-const PRODUCT: &str = "strait q35";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Not of a build: the same tables come from the same sources.
 const RELEASE_DATE: &str = "01/01/2026";
 
 const OTHER: u8 = 1;
 const SAFE: u8 = 3;
 const NO_HANDLE: u16 = 0xfffe;
+const CHASSIS_HANDLE: u16 = 0x0300;
 /// The physical memory array, to which memory devices and mapped ranges belong.
 const ARRAY_HANDLE: u16 = 0x1000;
 
@@ -107,8 +159,9 @@ fn tables(spec: &SmbiosSpec<'_>) -> Vec<u8> {
     let ram = spec.ram.iter().fold(0_u64, |sum, range| sum.saturating_add(range.len()));
     let mut tables = Vec::new();
     firmware(spec).end(&mut tables);
-    system(spec).end(&mut tables);
-    chassis().end(&mut tables);
+    system(spec.identity).end(&mut tables);
+    board(spec.identity).end(&mut tables);
+    chassis(spec.identity).end(&mut tables);
     let per_package = spec
         .topology
         .threads_per_core
@@ -121,8 +174,11 @@ fn tables(spec: &SmbiosSpec<'_>) -> Vec<u8> {
             spec.cpus.max(1).saturating_sub(socket.saturating_mul(per_package)).min(per_package);
         processor(spec, socket, cpus).end(&mut tables);
     }
+    if !spec.identity.oem.is_empty() {
+        oem_strings(&spec.identity.oem).end(&mut tables);
+    }
     memory_array(ram).end(&mut tables);
-    memory_device(ram).end(&mut tables);
+    memory_device(spec.identity, ram).end(&mut tables);
     for (number, range) in (0..).zip(spec.ram) {
         mapped_range(number, *range).end(&mut tables);
     }
@@ -140,7 +196,7 @@ fn firmware(spec: &SmbiosSpec<'_>) -> Structure {
     // Extension byte 2: targeted content distribution, and whether this is a virtual machine.
     let extension = 1 << 2 | u8::from(spec.virtual_machine) << 4;
     Structure::new(0, 0)
-        .text(MAKER)
+        .text(if spec.virtual_machine { MAKER } else { "BIOS" })
         .text(VERSION)
         .word(0xe800)
         .text(RELEASE_DATE)
@@ -153,38 +209,63 @@ fn firmware(spec: &SmbiosSpec<'_>) -> Structure {
 }
 
 /// 7.2.
-fn system(spec: &SmbiosSpec<'_>) -> Structure {
+fn system(identity: &Identity) -> Structure {
     const POWER_SWITCH: u8 = 6;
-    let mut uuid = spec.uuid;
+    let mut uuid = identity.uuid;
     // 7.2.1: the first three fields are little-endian.
     uuid[..4].reverse();
     uuid[4..6].reverse();
     uuid[6..8].reverse();
     Structure::new(1, 0x0100)
-        .text(MAKER)
-        .text(PRODUCT)
-        .text(VERSION)
-        .text("")
+        .text(&identity.manufacturer)
+        .text(&identity.product)
+        .text(&identity.version)
+        .text(&identity.serial)
         .bytes(&uuid)
         .byte(POWER_SWITCH)
+        .text(&identity.sku)
+        .text(&identity.family)
+}
+
+/// 7.3.
+fn board(identity: &Identity) -> Structure {
+    const HOSTING: u8 = 1;
+    const MOTHERBOARD: u8 = 0x0a;
+    Structure::new(2, 0x0200)
+        .text(&identity.manufacturer)
+        .text(&identity.product)
+        .text(&identity.version)
+        .text(&identity.serial)
+        .text(&identity.asset)
+        .byte(HOSTING)
+        // Nowhere in particular in the chassis.
         .text("")
-        .text("")
+        .word(CHASSIS_HANDLE)
+        // No list of objects on it.
+        .bytes(&[MOTHERBOARD, 0])
 }
 
 /// 7.4.
-fn chassis() -> Structure {
+fn chassis(identity: &Identity) -> Structure {
     const SECURITY_NONE: u8 = 3;
-    Structure::new(3, 0x0300)
-        .text(MAKER)
+    Structure::new(3, CHASSIS_HANDLE)
+        .text(&identity.manufacturer)
         .byte(OTHER)
-        .text(VERSION)
-        .text("")
-        .text("")
+        .text(&identity.version)
+        .text(&identity.serial)
+        .text(&identity.asset)
         .bytes(&[SAFE, SAFE, SAFE, SECURITY_NONE])
         .dword(0)
         // Height and power cords unknown, no contained elements.
         .bytes(&[0; 4])
-        .text("")
+        .text(&identity.sku)
+}
+
+/// 7.12: how many, then the strings alone.
+fn oem_strings(strings: &[String]) -> Structure {
+    let count = u8::try_from(strings.len()).unwrap_or(u8::MAX);
+    let structure = Structure::new(11, 0x0b00).byte(count);
+    strings.iter().take(count.into()).fold(structure, |structure, text| structure.string(text))
 }
 
 /// 7.5. `cpus` are the logical processors of this socket.
@@ -203,7 +284,7 @@ fn processor(spec: &SmbiosSpec<'_>, socket: u32, cpus: u32) -> Structure {
     Structure::new(4, 0x0400_u16.saturating_add(clamp(socket)))
         .text(&format!("CPU {socket}"))
         .bytes(&[CENTRAL, OTHER])
-        .text(MAKER)
+        .text(&spec.identity.manufacturer)
         .dword(spec.cpu_id.0)
         .dword(spec.cpu_id.1)
         .text("")
@@ -244,7 +325,7 @@ fn memory_array(ram: u64) -> Structure {
 }
 
 /// 7.18: one, however large: RAM has no modules.
-fn memory_device(ram: u64) -> Structure {
+fn memory_device(identity: &Identity, ram: u64) -> Structure {
     const WIDTH_UNKNOWN: u16 = 0xffff;
     const DIMM: u8 = 9;
     const RAM: u8 = 7;
@@ -264,7 +345,7 @@ fn memory_device(ram: u64) -> Structure {
         .byte(RAM)
         .word(DETAIL_OTHER)
         .word(0)
-        .text(MAKER)
+        .text(&identity.manufacturer)
         .text("")
         .text("")
         .text("")
@@ -326,15 +407,21 @@ impl Structure {
     }
 
     /// The number of a string; 0, "none", for an empty one.
-    fn text(mut self, text: &str) -> Self {
+    fn text(self, text: &str) -> Self {
         if text.is_empty() {
             return self.byte(0);
         }
+        let structure = self.string(text);
+        let number = structure.count;
+        structure.byte(number)
+    }
+
+    /// A string that nothing in the formatted part names.
+    fn string(mut self, text: &str) -> Self {
         self.strings.extend_from_slice(text.as_bytes());
         self.strings.push(0);
-        self.count += 1;
-        let number = self.count;
-        self.byte(number)
+        self.count = self.count.saturating_add(1);
+        self
     }
 
     fn end(mut self, tables: &mut Vec<u8>) {
@@ -350,151 +437,4 @@ impl Structure {
 }
 
 #[cfg(test)]
-mod tests {
-    use vm_memory::GuestMemoryMmap;
-
-    use super::*;
-
-    const GIB: u64 = 1 << 30;
-
-    /// One structure, read back.
-    struct Read {
-        kind: u8,
-        handle: u16,
-        formatted: Vec<u8>,
-        strings: Vec<String>,
-    }
-
-    impl Read {
-        fn text(&self, at: usize) -> &str {
-            &self.strings[usize::from(self.formatted[at]) - 1]
-        }
-
-        fn number(&self, at: usize, len: usize) -> u64 {
-            self.formatted[at..at + len]
-                .iter()
-                .rev()
-                .fold(0, |sum, &byte| sum << 8 | u64::from(byte))
-        }
-    }
-
-    /// Walks the tables as 6.1.2 says: length, then strings up to an empty one.
-    fn read(mut tables: &[u8]) -> Vec<Read> {
-        let mut all = Vec::new();
-        while !tables.is_empty() {
-            let (formatted, rest) = tables.split_at(usize::from(tables[1]));
-            let end = rest.windows(2).position(|two| two == [0, 0]).unwrap();
-            let strings = std::str::from_utf8(&rest[..end]).unwrap();
-            let handle = u16::from_le_bytes([formatted[2], formatted[3]]);
-            all.push(Read {
-                kind: formatted[0],
-                handle,
-                formatted: formatted.to_vec(),
-                strings: strings.split('\0').map(str::to_owned).collect(),
-            });
-            tables = &rest[end + 2..];
-        }
-        all
-    }
-
-    fn spec(ram: &[AddressRange]) -> SmbiosSpec<'_> {
-        SmbiosSpec {
-            uuid: *b"\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff",
-            ram,
-            cpus: 6,
-            topology: CpuTopology { threads_per_core: 2, cores_per_package: 2 },
-            cpu_id: (0x000c_0662, 0x178b_fbff),
-            virtual_machine: true,
-        }
-    }
-
-    fn ram() -> [AddressRange; 2] {
-        [(0, 2 * GIB), (4 * GIB, 6 << 40)].map(|(at, len)| AddressRange::new(at, len).unwrap())
-    }
-
-    fn of_kind(all: &[Read], kind: u8) -> Vec<&Read> {
-        all.iter().filter(|read| read.kind == kind).collect()
-    }
-
-    #[test]
-    fn tables_hold_every_structure_with_a_handle_of_its_own() {
-        let all = read(&Smbios::new(&spec(&ram())).unwrap().tables);
-
-        let kinds: Vec<u8> = all.iter().map(|read| read.kind).collect();
-        assert_eq!(kinds, [0, 1, 3, 4, 4, 16, 17, 19, 19, 32, 127]);
-        let mut handles: Vec<u16> = all.iter().map(|read| read.handle).collect();
-        handles.dedup();
-        assert_eq!(handles.len(), kinds.len());
-        // The lengths of the specification's versions 3.1 (0), 2.4 (1), 2.7 (3), 3.0 (4), 2.7 (16), 2.8 (17), 2.7 (19).
-        let lengths: Vec<usize> = all.iter().map(|read| read.formatted.len()).collect();
-        assert_eq!(lengths, [0x1a, 0x1b, 0x16, 0x30, 0x30, 0x17, 0x28, 0x1f, 0x1f, 0xb, 4]);
-    }
-
-    #[test]
-    fn entry_point_sums_to_zero_and_leads_to_the_tables() {
-        let memory: GuestMemoryMmap =
-            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        let smbios = Smbios::new(&spec(&ram())).unwrap();
-        smbios.write(&memory).unwrap();
-
-        let mut entry = [0; ENTRY_LEN];
-        memory.read_slice(&mut entry, GuestAddress(0xf_0000)).unwrap();
-        assert_eq!(&entry[..5], b"_SM3_");
-        assert_eq!(entry.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)), 0);
-        let at = u64::from_le_bytes(entry[16..].try_into().unwrap());
-        let mut tables = vec![0; u32::from_le_bytes(entry[12..16].try_into().unwrap()) as usize];
-        memory.read_slice(&mut tables, GuestAddress(at)).unwrap();
-        assert_eq!(tables, smbios.tables);
-    }
-
-    #[test]
-    fn system_names_the_machine_and_its_uuid_in_mixed_order() {
-        let all = read(&Smbios::new(&spec(&ram())).unwrap().tables);
-        let system = of_kind(&all, 1)[0];
-        assert_eq!((system.text(4), system.text(5)), ("strait", "strait q35"));
-        assert_eq!(
-            system.formatted[8..24],
-            *b"\x33\x22\x11\x00\x55\x44\x77\x66\x88\x99\xaa\xbb\xcc\xdd\xee\xff"
-        );
-    }
-
-    #[test]
-    fn virtual_machine_bit_is_gone_when_hiding() {
-        for virtual_machine in [true, false] {
-            let spec = SmbiosSpec { virtual_machine, ..spec(&[]) };
-            let all = read(&Smbios::new(&spec).unwrap().tables);
-            assert_eq!(all[0].formatted[0x13] & 1 << 4 != 0, virtual_machine);
-        }
-    }
-
-    #[test]
-    fn sockets_share_out_the_processors() {
-        let all = read(&Smbios::new(&spec(&ram())).unwrap().tables);
-        let counts: Vec<_> = of_kind(&all, 4)
-            .iter()
-            .map(|cpu| (cpu.text(4), cpu.formatted[0x23], cpu.formatted[0x25]))
-            .collect();
-        assert_eq!(counts, [("CPU 0", 2, 4), ("CPU 1", 1, 2)]);
-    }
-
-    #[test]
-    fn terabytes_of_ram_use_the_extended_fields() {
-        let all = read(&Smbios::new(&spec(&ram())).unwrap().tables);
-        let total = 2 * GIB + (6 << 40);
-
-        let array = of_kind(&all, 16)[0];
-        assert_eq!((array.number(7, 4), array.number(15, 8)), (0x8000_0000, total));
-        let device = of_kind(&all, 17)[0];
-        assert_eq!((device.number(0xc, 2), device.number(0x1c, 4)), (0x7fff, total >> 20));
-        let ranges = of_kind(&all, 19);
-        assert_eq!((ranges[0].number(4, 4), ranges[0].number(8, 4)), (0, 0x1f_ffff));
-        assert_eq!((ranges[1].number(4, 4), ranges[1].number(15, 8)), (0xffff_ffff, 4 * GIB));
-    }
-
-    #[test]
-    fn thousands_of_ranges_are_refused() {
-        let many: Vec<_> =
-            (0..3000).map(|i| AddressRange::new(i << 22, 1 << 21).unwrap()).collect();
-        assert!(matches!(Smbios::new(&spec(&many)), Err(SmbiosError::TooLarge(_))));
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! Finds what the lab needs, or fetches it: QEMU, busybox, iasl, OVMF by the package manager where that is
+//! Finds what the lab needs, or fetches it: QEMU, busybox, iasl, dmidecode, OVMF by the package manager where that is
 //! allowed, and a stock kernel package that is downloaded and unpacked, never installed.
 
 use std::{
@@ -55,6 +55,7 @@ const NEEDS: &[Need] = &[
     },
     Need { what: "a static busybox", package: "busybox-static", find: static_busybox },
     Need { what: "iasl", package: "acpica-tools", find: || files::program("iasl") },
+    Need { what: "dmidecode", package: "dmidecode", find: || files::program("dmidecode") },
     Need { what: "OVMF", package: "ovmf", find: ovmf },
     Need { what: "xz", package: "xz-utils", find: || files::program("xz") },
     Need { what: "dpkg-deb", package: "dpkg", find: || files::program("dpkg-deb") },

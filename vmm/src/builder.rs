@@ -55,7 +55,7 @@ use crate::{
     passthrough::{Built, Candidates, Opened, Selection},
     phases,
     pinning::{Gate, Pinning},
-    report, signals,
+    report, signals, smbios,
     tsc::Told,
     vcpu::{Vcpu, install_kick_handler},
     vm::{Host, Memslots, NewVm, Vm},
@@ -393,6 +393,8 @@ fn build(
             // against: with nothing better Linux takes its own tick, and then distrusts the TSC.
             pm_timer: config.cpu.hide != Hide::No,
             acpi: user_tables(config),
+            identity: smbios::identity(&Sysroot::host(), config),
+            cpu: config.cpu,
             cpu_id: cpu_id(supported.as_slice()),
             power_on: vcpus.first().map(Vcpu::power_on_sregs).unwrap_or_default(),
         },

@@ -11,6 +11,7 @@ pub(crate) mod files;
 mod list;
 mod memory;
 mod size;
+mod smbios;
 pub(crate) mod twin;
 mod vfio;
 
@@ -50,6 +51,8 @@ pub(crate) struct RunConfig {
     pub(crate) serial: Serial,
     /// ACPI tables that the guest finds beside the machine's own; no two of one name.
     pub(crate) acpi: Vec<AcpiTable>,
+    /// What the guest reads of its maker, its model and its number.
+    pub(crate) smbios: Smbios,
     /// Exact size of the 32-bit MMIO window in bytes, a multiple of 1 MiB below 4 GiB; `None`: as large as needed.
     pub(crate) mmio32: Option<u64>,
     /// Exact size of the 64-bit MMIO window in bytes, a multiple of 1 MiB; `None`: as large as needed.
@@ -170,6 +173,29 @@ pub(crate) struct AcpiTable {
     pub(crate) name: TableName,
     /// With its header.
     pub(crate) bytes: Vec<u8>,
+}
+
+/// What the guest reads of itself in SMBIOS, where the user says it: texts of 1 to 64 printable ASCII characters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Smbios {
+    /// The machine's number, in the order in which it is written.
+    pub(crate) uuid: Option<[u8; 16]>,
+    /// Who made it.
+    pub(crate) manufacturer: Option<String>,
+    /// The model.
+    pub(crate) product: Option<String>,
+    /// Of the model.
+    pub(crate) version: Option<String>,
+    /// Which one of them it is.
+    pub(crate) serial: Option<String>,
+    /// The model's configuration.
+    pub(crate) sku: Option<String>,
+    /// Models that belong together.
+    pub(crate) family: Option<String>,
+    /// The owner's number.
+    pub(crate) asset: Option<String>,
+    /// Free texts, longer ones too.
+    pub(crate) oem: Vec<String>,
 }
 
 /// One `--vfio`.
@@ -298,6 +324,7 @@ impl RunConfig {
             p2p: choice("--p2p", args.p2p.as_deref(), P2P_CHOICES)?,
             serial,
             acpi: acpi::parse(&args.acpi_table, args.fake_battery)?,
+            smbios: smbios::parse(&args.smbios)?,
             mmio32: args
                 .mmio32
                 .map(|text| memory::window("--mmio32", &text, 1 << 32))

@@ -13,6 +13,7 @@ use strait_arch::{
     mptable::MpMachine,
     plan::Plan,
     regs,
+    smbios::{Identity, Smbios, SmbiosSpec},
 };
 use strait_devices::{
     bus::Bus,
@@ -26,7 +27,7 @@ use crate::{
     ahead::Loading,
     binding::Guard,
     builder::internal,
-    config::Kernel,
+    config::{Cpu, Hide, Kernel},
     console::Console,
     control::{Control, Request},
     events::EventLoop,
@@ -77,6 +78,10 @@ pub(crate) struct Image {
     pub(crate) pm_timer: bool,
     /// ACPI tables of the user's.
     pub(crate) acpi: Vec<Vec<u8>>,
+    /// Who the guest reads that it is.
+    pub(crate) identity: Identity,
+    /// How many vCPUs there are, how they are arranged, and whether the guest may know that they are virtual.
+    pub(crate) cpu: Cpu,
     /// EAX and EDX of CPUID leaf 1.
     pub(crate) cpu_id: (u32, u32),
 }
@@ -110,9 +115,21 @@ impl Image {
 }
 
 impl Image {
-    /// Writes what an operating system looks for where a BIOS would be: the MP table, for one that does without ACPI.
+    /// Writes what an operating system looks for where a BIOS would be: SMBIOS, and the MP table for one that does without
+    /// ACPI.
     fn write_bios(&self, ram: &GuestRam) -> Result<(), Failure> {
         let written = |error| internal("writing firmware tables")(io::Error::other(error));
+        let smbios = Smbios::new(&SmbiosSpec {
+            identity: &self.identity,
+            ram: &self.plan.ram,
+            cpus: self.cpu.count.get().into(),
+            topology: self.cpu.topology(),
+            cpu_id: self.cpu_id,
+            virtual_machine: self.cpu.hide == Hide::No,
+        });
+        smbios
+            .and_then(|smbios| smbios.write(ram.memory()))
+            .map_err(|error| internal("writing SMBIOS tables")(io::Error::other(error)))?;
         let Self { apic_ids, cpu_id, plan, .. } = self;
         let machine = MpMachine { apic_ids, cpu_id: *cpu_id, plan };
         machine.write(ram.memory()).map_err(written)

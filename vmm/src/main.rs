@@ -25,6 +25,7 @@ mod pinning;
 mod report;
 mod resident;
 mod signals;
+mod smbios;
 mod spare;
 mod tsc;
 mod vcpu;

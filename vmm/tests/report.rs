@@ -96,7 +96,10 @@ fn r92_archive_holds_what_a_bug_report_needs_and_no_secret() {
     let (status, text, told) = strait(&tree, &["report", "--sysroot", "."]);
     assert_eq!(status, 0, "{told}");
     assert!(text.contains("strait-report.tar.gz holds\n"), "{text}");
-    assert!(text.contains("Replaced in it: 1 host name, 1 user name, 1 UUID.\n"), "{text}");
+    assert!(
+        text.contains("Replaced in it: 1 host name, 1 user name, 1 serial number, 2 UUIDs.\n"),
+        "{text}"
+    );
     let files = unpacked(&tree, "strait-report.tar.gz");
     let names: Vec<&str> = files.keys().map(String::as_str).collect();
     assert_eq!(

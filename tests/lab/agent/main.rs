@@ -10,6 +10,7 @@ mod acpi;
 mod bars;
 mod cpu;
 mod display;
+mod dmi;
 mod edu;
 mod hostile;
 mod irqs;
@@ -190,6 +191,7 @@ fn do_step(step: &str) -> Result<()> {
             sleep(Duration::from_secs(words.number()?));
             Ok(())
         }
+        "dmi" => dmi::show(),
         "reboot" => raw::end(true),
         _ => bail!("unknown step"),
     }

@@ -20,6 +20,7 @@ mod nvme;
 mod owners;
 mod pins;
 mod reset;
+mod smbios;
 
 use crate::{
     hosts::HostKind,
@@ -38,6 +39,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(emulator::scenarios());
     all.extend(net::scenarios());
     all.extend(pins::scenarios());
+    all.extend(smbios::scenarios());
     all.extend(bars::scenarios());
     all.extend(hostile::scenarios());
     all.extend(chest::scenarios());

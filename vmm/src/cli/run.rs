@@ -87,6 +87,14 @@ pub(crate) struct RunArgs {
     /// The guest sees a battery, full and on mains: some notebook GPUs' drivers want one.
     #[arg(long)]
     pub(crate) fake_battery: bool,
+    /// What the guest reads of itself in SMBIOS (dmidecode); repeat it for more:
+    ///   uuid=UUID               its number [default: one that stays the same from start to
+    ///                           start, made of the host's machine ID and the devices]
+    ///   manufacturer= product= version= serial= sku= family= asset=
+    ///                           texts of 64 characters at most
+    ///   oem=TEXT                an OEM string (type 11), each with a --smbios of its own
+    #[arg(long, value_name = "KEY=VALUE,...", verbatim_doc_comment)]
+    pub(crate) smbios: Vec<String>,
     /// Exact size of the 32-bit window for BARs [default: as needed].
     #[arg(long, value_name = "SIZE")]
     pub(crate) mmio32: Option<String>,

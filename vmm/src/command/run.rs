@@ -14,7 +14,7 @@ use crate::{
     builder::{self, Draft},
     cli::RunArgs,
     config::{RunConfig, twin},
-    report, tsc,
+    report, smbios, tsc,
 };
 
 /// Runs the machine that was asked for.
@@ -58,9 +58,10 @@ fn go(args: RunArgs, file: Option<String>) -> Result<u8, Failure> {
     report::warnings(&binding.warnings);
     report::notes(&binding.take.iter().flat_map(would_be_taken).collect::<Vec<_>>());
     report::warnings(&selection.warnings);
-    let (config, told) = tsc::shown(&sysroot, &config);
+    let (mut shown, told) = tsc::shown(&sysroot, &config);
+    shown.smbios = smbios::spelt_out(&sysroot, &config);
     report::notes(&told.why().map(str::to_owned).into_iter().collect::<Vec<_>>());
-    report::dry_run(&config, &names, selection, plan)?;
+    report::dry_run(&shown, &names, selection, plan)?;
     Ok(0)
 }
 

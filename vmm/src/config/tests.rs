@@ -64,6 +64,7 @@ fn kernel_alone_gives_the_documented_defaults() {
         p2p: P2p::Auto,
         serial: Serial::Stdio,
         acpi: vec![],
+        smbios: Smbios::default(),
         mmio32: None,
         mmio64: None,
         allow_boot_vga: false,

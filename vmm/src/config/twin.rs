@@ -22,7 +22,9 @@ use super::{RunConfig, bad_value, files, list};
 use crate::cli::{Cli, RunArgs, misuse};
 
 /// Flags whose value is a list of keys.
-const LISTS: [&str; 3] = ["memory", "cpu", "vfio"];
+const LISTS: [&str; 4] = ["memory", "cpu", "vfio", "smbios"];
+/// Those of them whose keys count one by one: the command line's before the file's.
+const SINGLE_KEYS: [&str; 2] = ["cpu", "smbios"];
 /// These make no machine.
 const NO_KEYS: [&str; 6] = ["config", "print-config", "json", "sysroot", "help", "verbose"];
 
@@ -93,9 +95,9 @@ fn is_given(given: &ArgMatches, (flag, word): &Word) -> bool {
     }
     match arg.get_action() {
         // Keys of one flag: each counts by itself.
-        ArgAction::Append if flag == "cpu" => {
+        ArgAction::Append if SINGLE_KEYS.contains(&flag.as_str()) => {
             let key = |text: &str| text.split('=').next().unwrap_or_default().to_owned();
-            let ours = key(word.trim_start_matches("--cpu="));
+            let ours = key(word.trim_start_matches(&format!("--{flag}=")));
             let texts = given.get_many::<String>(id).into_iter().flatten();
             texts.flat_map(|text| list::split(text)).any(|part| key(&part) == ours)
         }
@@ -214,10 +216,10 @@ impl Reader<'_> {
             let value = scalar(value.get_ref(), &name, &place)?;
             match (flag, name.as_str()) {
                 ("cpu", "count") => words.push(("cpus".to_owned(), format!("--cpus={value}"))),
-                ("cpu", _) => {
+                _ if SINGLE_KEYS.contains(&flag) => {
                     words.push((
                         flag.to_owned(),
-                        format!("--cpu={name}={}", value.replace(',', ",,")),
+                        format!("--{flag}={name}={}", value.replace(',', ",,")),
                     ));
                 }
                 _ => parts.push(format!("{name}={}", value.replace(',', ",,"))),

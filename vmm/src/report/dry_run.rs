@@ -15,9 +15,11 @@ use strait_resources::{
     size::Size,
 };
 
-use super::{QUIET, STRONG, shortened};
-use crate::config::{BootMode, Cpu, Hide, Identity, Idle, P2p, Pages, Pin, RunConfig, Serial};
-use crate::passthrough::Extra;
+use super::{QUIET, STRONG, labelled, shortened};
+use crate::config::{
+    BootMode, Cpu, Hide, Identity, Idle, P2p, Pages, Pin, RunConfig, Serial, Smbios,
+};
+use crate::{passthrough::Extra, smbios::uuid_text};
 
 /// What a line of the picture and of the lists may take.
 const COLUMNS: usize = 100;
@@ -114,6 +116,7 @@ fn machine(text: &mut String, config: &RunConfig, functions: usize) {
             .map_or("a battery of strait's".to_owned(), |path| format!("from {}", path.display()));
         line(text, "ACPI", &format!("{}, {from}", table.name));
     }
+    labelled(text, COLUMNS, LABEL, "SMBIOS", &smbios(&config.smbios));
     let p2p = match (config.p2p, functions) {
         (P2p::Off, _) => "off",
         (P2p::On, _) => "on",
@@ -121,6 +124,28 @@ fn machine(text: &mut String, config: &RunConfig, functions: usize) {
         (P2p::Auto, _) => "on: there are two devices or more",
     };
     line(text, "P2P", p2p);
+}
+
+/// `uuid 123e4567-..., manufacturer strait`.
+fn smbios(smbios: &Smbios) -> String {
+    let texts = [
+        ("uuid", smbios.uuid.map(uuid_text)),
+        ("manufacturer", smbios.manufacturer.clone()),
+        ("product", smbios.product.clone()),
+        ("version", smbios.version.clone()),
+        ("serial", smbios.serial.clone()),
+        ("SKU", smbios.sku.clone()),
+        ("family", smbios.family.clone()),
+        ("asset", smbios.asset.clone()),
+    ];
+    let mut parts: Vec<String> =
+        texts.into_iter().filter_map(|(what, text)| Some(format!("{what} {}", text?))).collect();
+    match smbios.oem.len() {
+        0 => {}
+        1 => parts.push("an OEM string".to_owned()),
+        count => parts.push(format!("{count} OEM strings")),
+    }
+    parts.join(", ")
 }
 
 fn cpus(cpu: &Cpu) -> String {
@@ -395,6 +420,7 @@ mod tests {
             p2p: P2p::Auto,
             serial: Serial::Stdio,
             acpi: vec![],
+            smbios: Smbios { serial: Some("S1".into()), ..Smbios::default() },
             mmio32: None,
             mmio64: None,
             allow_boot_vga: false,
@@ -429,6 +455,7 @@ mod tests {
             "64-bit prefetchable     32 GiB  0x800000000-0xfffffffff (host: 64-bit)",
             "8: 1 x 4 x 2 (packages, cores, threads), no KVM leaf, hypervisor vendor \"short\"",
             "4 GiB in transparent huge pages",
+            "SMBIOS      serial S1\n",
         ] {
             assert!(text.contains(says), "no {says:?} in\n{text}");
         }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use strait_arch::{
     boot::BootMode,
     plan::{BarPlan, FunctionPlan, PortPlan},
+    smbios::Identity,
 };
 use strait_resources::{
     failure::Failure,
@@ -24,6 +25,7 @@ use crate::{
     config::{Cpu, Hide, Idle, Pages, Pin, RunConfig, Serial},
     inspect::guest,
     report::{Refusal, dry_run},
+    smbios,
     tsc::{self, Told},
 };
 
@@ -38,6 +40,7 @@ pub(crate) struct Answer {
     memory: Memory,
     serial_port: String,
     acpi: Vec<Table>,
+    smbios: Smbios,
     p2p: bool,
     addresses: Addresses,
     ports: Vec<Port>,
@@ -80,6 +83,19 @@ struct Memory {
 struct Table {
     name: String,
     file: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Smbios {
+    uuid: String,
+    manufacturer: String,
+    product: String,
+    version: String,
+    serial: String,
+    sku: String,
+    family: String,
+    asset: String,
+    oem: Vec<String>,
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -225,6 +241,7 @@ pub(crate) fn answer(
             Serial::Socket(path) => format!("socket={}", path.display()),
         },
         acpi: config.acpi.iter().map(table).collect(),
+        smbios: smbios(smbios::identity(sysroot, config)),
         p2p: dry_run::p2p(config, selection.functions().count()),
         addresses: Addresses {
             physical_bits: plan.physical_bits,
@@ -285,6 +302,13 @@ fn cpus(cpu: &Cpu) -> Cpus {
         nested: cpu.nested,
         pmu: cpu.pmu,
     }
+}
+
+fn smbios(identity: Identity) -> Smbios {
+    let Identity { uuid, manufacturer, product, version, serial, sku, family, asset, oem } =
+        identity;
+    let uuid = smbios::uuid_text(uuid);
+    Smbios { uuid, manufacturer, product, version, serial, sku, family, asset, oem }
 }
 
 fn memory(config: &RunConfig) -> Memory {

@@ -45,7 +45,7 @@ fn values(arg: &Arg, matches: &ArgMatches) -> Vec<String> {
     raw.map(|value| value.to_string_lossy().into_owned()).collect()
 }
 
-/// `[memory]` and `[cpu]` once, `[[vfio]]` for each.
+/// `[memory]` and `[cpu]` once, `[[vfio]]` and `[[smbios]]` for each.
 fn list_tables(text: &mut String, name: &str, values: &[String], matches: &ArgMatches) {
     let first = FIRST.iter().find(|(flag, _)| *flag == name).map_or("", |(_, key)| *key);
     match name {
@@ -55,9 +55,9 @@ fn list_tables(text: &mut String, name: &str, values: &[String], matches: &ArgMa
             let _ = write!(text, "\n[cpu]\ncount = {count}\n");
             values.iter().for_each(|value| keys(text, value, first));
         }
-        "vfio" => {
+        "vfio" | "smbios" => {
             for value in values {
-                text.push_str("\n[[vfio]]\n");
+                let _ = write!(text, "\n[[{name}]]\n");
                 keys(text, value, first);
             }
         }
