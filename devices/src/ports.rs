@@ -24,6 +24,9 @@ pub trait MsiRouter: Send + Sync {
 pub trait MsiVector: Send {
     /// What the device signals.
     fn eventfd(&self) -> &EventFd;
+    /// [`MsiVector::connect`] with this message is next. Of vectors that are all announced before the first of them is
+    /// connected, the interrupt controller learns at once, which costs it as much as one.
+    fn announce(&mut self, message: MsiMessage);
     /// From now on a signal injects `message`: the route first, the irqfd second, because an irqfd on an
     /// unrouted GSI loses the edge. Called again with another message it only changes the route.
     fn connect(&mut self, message: MsiMessage) -> io::Result<()>;

@@ -21,56 +21,108 @@ use kvm_ioctls::VmFd;
 use strait_arch::layout;
 use strait_devices::ports::{IrqLine, LineRouter, MsiMessage, MsiRouter, MsiVector, PCI_LINES};
 use strait_resources::window::IdPool;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Pins of the I/O APIC.
 const IOAPIC_PINS: u32 = 24;
 /// `KVM_MAX_IRQ_ROUTES`; the pins take 38 entries of it, the PCI lines at the PIC 8.
 const MAX_GSI: u32 = 4096 - 48;
 
+/// What KVM does with interrupts.
+trait Controller: Send + Sync {
+    /// Replaces all routes.
+    fn route(&self, entries: &[kvm_irq_routing_entry]) -> io::Result<()>;
+    /// Signals of `event` come in on `gsi`.
+    fn connect(&self, event: &EventFd, gsi: u32) -> io::Result<()>;
+    /// Undoes `connect`.
+    fn disconnect(&self, event: &EventFd, gsi: u32) -> io::Result<()>;
+}
+
+impl Controller for VmFd {
+    fn route(&self, entries: &[kvm_irq_routing_entry]) -> io::Result<()> {
+        let routing =
+            KvmIrqRouting::from_entries(entries).map_err(|e| io::Error::other(format!("{e:?}")))?;
+        self.set_gsi_routing(&routing).map_err(errno)
+    }
+
+    fn connect(&self, event: &EventFd, gsi: u32) -> io::Result<()> {
+        self.register_irqfd(event, gsi).map_err(errno)
+    }
+
+    fn disconnect(&self, event: &EventFd, gsi: u32) -> io::Result<()> {
+        self.unregister_irqfd(event, gsi).map_err(errno)
+    }
+}
+
 /// All routes of one VM.
 pub(crate) struct Routes {
-    vm: Arc<VmFd>,
+    vm: Arc<dyn Controller>,
     gsis: IdPool,
-    /// What each GSI of a connected vector injects.
-    messages: Mutex<BTreeMap<u32, MsiMessage>>,
-    /// The ISA interrupt that each PCI line raises too, a byte for each; 0: none. Written under `messages`.
+    table: Mutex<Table>,
+    /// The ISA interrupt that each PCI line raises too, a byte for each; 0: none. Written under `table`.
     lines: AtomicU64,
+}
+
+/// The routes of vectors. KVM takes the whole table at once, so what is announced waits for the first connection.
+#[derive(Default)]
+struct Table {
+    /// What each GSI of a connected or announced vector injects.
+    messages: BTreeMap<u32, MsiMessage>,
+    /// KVM does not have all of `messages` and the PCI lines yet. It may have more: nothing signals these.
+    changed: bool,
+}
+
+impl Table {
+    /// What the GSI injected before.
+    fn put(&mut self, gsi: u32, message: MsiMessage) -> Option<MsiMessage> {
+        let before = self.messages.insert(gsi, message);
+        self.changed |= before != Some(message);
+        before
+    }
 }
 
 impl Routes {
     /// Routes for the pins only, PCI lines as after power-on.
     pub(crate) fn new(vm: &Arc<VmFd>) -> io::Result<Arc<Self>> {
+        Self::over(Arc::clone(vm) as Arc<dyn Controller>)
+    }
+
+    fn over(vm: Arc<dyn Controller>) -> io::Result<Arc<Self>> {
         let gsis = IdPool::new(IOAPIC_PINS, MAX_GSI);
         let lines = AtomicU64::new(u64::from_le_bytes(layout::PCI_IRQS));
-        let routes = Self { vm: Arc::clone(vm), gsis, messages: Mutex::default(), lines };
-        routes.commit(&routes.lock())?;
+        let table = Mutex::new(Table { changed: true, ..Table::default() });
+        let routes = Self { vm, gsis, table, lines };
+        routes.commit(&mut routes.lock())?;
         Ok(Arc::new(routes))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, MsiMessage>> {
-        self.messages.lock().expect("no panic while held")
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("no panic while held")
     }
 
-    /// KVM takes the whole table at once.
-    fn commit(&self, messages: &BTreeMap<u32, MsiMessage>) -> io::Result<()> {
+    /// Gives KVM the table, if it has another.
+    fn commit(&self, table: &mut Table) -> io::Result<()> {
+        if !table.changed {
+            return Ok(());
+        }
         let mut entries = pin_routes(self.lines.load(Ordering::Relaxed).to_le_bytes());
-        entries.extend(messages.iter().map(|(gsi, message)| msi_route(*gsi, *message)));
-        let routing = KvmIrqRouting::from_entries(&entries)
-            .map_err(|e| io::Error::other(format!("{e:?}")))?;
-        self.vm.set_gsi_routing(&routing).map_err(errno)
+        entries.extend(table.messages.iter().map(|(gsi, message)| msi_route(*gsi, *message)));
+        self.vm.route(&entries)?;
+        table.changed = false;
+        Ok(())
     }
 }
 
 impl LineRouter for Routes {
     fn route(&self, irqs: [Option<u8>; PCI_LINES]) {
-        let messages = self.lock();
+        let mut table = self.lock();
         let lines = u64::from_le_bytes(irqs.map(|irq| irq.unwrap_or(0)));
         if self.lines.swap(lines, Ordering::Relaxed) == lines {
             return;
         }
         // The table has room for them, so that KVM has no reason to refuse: a guest must not fill the log with it.
-        if let Err(error) = self.commit(&messages) {
+        table.changed = true;
+        if let Err(error) = self.commit(&mut table) {
             log::debug!("PCI lines stay where they were: {error}");
         }
     }
@@ -115,7 +167,7 @@ pub(crate) struct KvmMsiRouter(pub(crate) Arc<Routes>);
 
 impl MsiRouter for KvmMsiRouter {
     fn vector(&self) -> io::Result<Box<dyn MsiVector>> {
-        let eventfd = EventFd::new(EFD_NONBLOCK)?;
+        let eventfd = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let gsi = self.0.gsis.allocate().map_err(io::Error::other)?;
         Ok(Box::new(Vector { routes: Arc::clone(&self.0), gsi, eventfd, connected: None }))
     }
@@ -133,37 +185,54 @@ impl MsiVector for Vector {
         &self.eventfd
     }
 
+    fn announce(&mut self, message: MsiMessage) {
+        self.routes.lock().put(self.gsi, message);
+    }
+
     fn connect(&mut self, message: MsiMessage) -> io::Result<()> {
         if self.connected == Some(message) {
             return Ok(());
         }
-        let mut messages = self.routes.lock();
-        let before = messages.insert(self.gsi, message);
-        if let Err(error) = self.routes.commit(&messages) {
-            match before {
-                Some(before) => messages.insert(self.gsi, before),
-                None => messages.remove(&self.gsi),
-            };
-            return Err(error);
+        let mut table = self.routes.lock();
+        table.put(self.gsi, message);
+        let routed = self.routes.commit(&mut table);
+        if routed.is_err() {
+            self.restore(&mut table);
+            return routed;
         }
-        drop(messages);
-        if self.connected.is_none() {
-            self.routes.vm.register_irqfd(&self.eventfd, self.gsi).map_err(errno)?;
+        if self.connected.is_none()
+            && let Err(error) = self.routes.vm.connect(&self.eventfd, self.gsi)
+        {
+            self.restore(&mut table);
+            return Err(error);
         }
         self.connected = Some(message);
         Ok(())
     }
 
     fn disconnect(&mut self) {
+        // Also what was announced and came to nothing.
         if self.connected.take().is_none() {
+            self.routes.lock().messages.remove(&self.gsi);
             return;
         }
-        if let Err(error) = self.routes.vm.unregister_irqfd(&self.eventfd, self.gsi) {
+        if let Err(error) = self.routes.vm.disconnect(&self.eventfd, self.gsi) {
             log::warn!("irqfd of GSI {} stays: {error}", self.gsi);
         }
         // The route stays in KVM until the next commit: nothing signals it any more, and taking it out
         // alone would cost a table update for each masked vector.
-        self.routes.lock().remove(&self.gsi);
+        self.routes.lock().messages.remove(&self.gsi);
+    }
+}
+
+impl Vector {
+    /// Back to what the vector is connected to, after a connection that failed.
+    fn restore(&self, table: &mut Table) {
+        match self.connected {
+            Some(before) => drop(table.put(self.gsi, before)),
+            // KVM may have the route: nothing signals it.
+            None => drop(table.messages.remove(&self.gsi)),
+        }
     }
 }
 
@@ -209,7 +278,66 @@ fn errno(error: kvm_ioctls::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
     use super::*;
+
+    /// Counts updates of the table, and remembers how many routes the last one had.
+    #[derive(Default)]
+    struct Counting {
+        updates: AtomicUsize,
+        routes: AtomicUsize,
+        refuses_irqfds: AtomicBool,
+    }
+
+    impl Controller for Counting {
+        fn route(&self, entries: &[kvm_irq_routing_entry]) -> io::Result<()> {
+            self.updates.fetch_add(1, Relaxed);
+            self.routes.store(entries.len() - pin_routes(layout::PCI_IRQS).len(), Relaxed);
+            Ok(())
+        }
+        fn connect(&self, _: &EventFd, _: u32) -> io::Result<()> {
+            match self.refuses_irqfds.load(Relaxed) {
+                true => Err(io::ErrorKind::OutOfMemory.into()),
+                false => Ok(()),
+            }
+        }
+        fn disconnect(&self, _: &EventFd, _: u32) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn message(data: u32) -> MsiMessage {
+        MsiMessage { address: 0xfee0_0000, data }
+    }
+
+    #[test]
+    fn announced_vectors_are_routed_by_one_update() {
+        let kvm = Arc::new(Counting::default());
+        let router = KvmMsiRouter(Routes::over(Arc::clone(&kvm) as _).unwrap());
+        let mut vectors: Vec<_> = (0..512).map(|_| router.vector().unwrap()).collect();
+        for round in 1..3 {
+            (0..).zip(&mut vectors).for_each(|(n, vector)| vector.announce(message(n)));
+            (0..).zip(&mut vectors).for_each(|(n, vector)| vector.connect(message(n)).unwrap());
+            assert_eq!(kvm.updates.load(Relaxed), 1 + round);
+            assert_eq!(kvm.routes.load(Relaxed), 512);
+            vectors.iter_mut().for_each(|vector| vector.disconnect());
+        }
+    }
+
+    #[test]
+    fn vector_whose_irqfd_is_refused_leaves_no_route() {
+        let kvm = Arc::new(Counting::default());
+        let routes = Routes::over(Arc::clone(&kvm) as _).unwrap();
+        let router = KvmMsiRouter(Arc::clone(&routes));
+        let (mut refused, mut other) = (router.vector().unwrap(), router.vector().unwrap());
+        kvm.refuses_irqfds.store(true, Relaxed);
+        assert!(refused.connect(message(1)).is_err());
+        assert!(routes.lock().messages.is_empty());
+        kvm.refuses_irqfds.store(false, Relaxed);
+        other.connect(message(2)).unwrap();
+        assert_eq!(kvm.routes.load(Relaxed), 1);
+    }
 
     #[test]
     fn pin_routes_reach_every_pin_and_move_the_timer_to_pin_2() {

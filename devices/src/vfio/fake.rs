@@ -6,7 +6,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -202,7 +202,11 @@ impl FakeDevice {
 
     /// A monitor that writes into the same list.
     pub(crate) fn monitor(&self) -> FakeMonitor {
-        FakeMonitor { script: self.script.clone(), vectors: AtomicUsize::new(0) }
+        FakeMonitor {
+            script: self.script.clone(),
+            vectors: AtomicUsize::new(0),
+            routes: Arc::default(),
+        }
     }
 
     fn check(&self, index: u32, offset: u64, len: usize) -> io::Result<&Region> {
@@ -323,6 +327,29 @@ impl VfioBackend for FakeDevice {
 pub(crate) struct FakeMonitor {
     script: Script,
     vectors: AtomicUsize,
+    routes: Arc<Routes>,
+}
+
+/// The interrupt controller's table, as far as its updates go.
+#[derive(Debug, Default)]
+struct Routes {
+    table: Mutex<HashMap<usize, MsiMessage>>,
+    changed: AtomicBool,
+    updates: AtomicUsize,
+}
+
+impl Routes {
+    fn put(&self, number: usize, message: MsiMessage) {
+        let before = self.table.lock().unwrap().insert(number, message);
+        self.changed.fetch_or(before != Some(message), Relaxed);
+    }
+}
+
+impl FakeMonitor {
+    /// How often the table of the interrupt controller was updated.
+    pub(crate) fn updates(&self) -> usize {
+        self.routes.updates.load(Relaxed)
+    }
 }
 
 impl MsiRouter for FakeMonitor {
@@ -332,7 +359,8 @@ impl MsiRouter for FakeMonitor {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         let eventfd = EventFd::new(EFD_NONBLOCK)?;
-        Ok(Box::new(FakeVector { script: self.script.clone(), number, eventfd }))
+        let routes = Arc::clone(&self.routes);
+        Ok(Box::new(FakeVector { script: self.script.clone(), routes, number, eventfd }))
     }
 }
 
@@ -352,6 +380,7 @@ impl IrqLine for FakeMonitor {
 
 struct FakeVector {
     script: Script,
+    routes: Arc<Routes>,
     number: usize,
     eventfd: EventFd,
 }
@@ -361,11 +390,20 @@ impl MsiVector for FakeVector {
         &self.eventfd
     }
 
+    fn announce(&mut self, message: MsiMessage) {
+        self.routes.put(self.number, message);
+    }
+
     fn connect(&mut self, message: MsiMessage) -> io::Result<()> {
+        self.routes.put(self.number, message);
+        if self.routes.changed.swap(false, Relaxed) {
+            self.routes.updates.fetch_add(1, Relaxed);
+        }
         self.script.call(format!("connect {} {:#x}", self.number, message.data))
     }
 
     fn disconnect(&mut self) {
+        self.routes.table.lock().unwrap().remove(&self.number);
         self.script.call(format!("disconnect {}", self.number)).unwrap();
     }
 }

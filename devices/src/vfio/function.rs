@@ -328,9 +328,15 @@ impl VfioFunction {
         }
         let Some((_, layout, msix)) = &self.msix else { return };
         let start = offset.saturating_sub(layout.pba.first());
+        let vector = |byte: u64| {
+            let count = u64::from(msix.count());
+            byte.saturating_mul(8).min(count) as u16
+        };
+        let end = start.saturating_add(data.len() as u64);
+        let waiting = self.irqs.waiting_msix(vector(start)..vector(end));
         msix.read_pba(start, data, |n| {
             let byte = (u64::from(n) / 8).checked_sub(start).and_then(|at| held.get(at as usize));
-            byte.is_some_and(|byte| byte >> (n % 8) & 1 != 0) || self.irqs.is_msix_waiting(n)
+            byte.is_some_and(|byte| byte >> (n % 8) & 1 != 0) || waiting.binary_search(&n).is_ok()
         });
     }
 }

@@ -1,7 +1,7 @@
 //! VFIO ioctls that vfio-ioctls lacks or whose errors it swallows (linux/vfio.h). Every function returns the
 //! kernel's errno; parsing of what the kernel answers is bounded and safe.
 
-#![allow(unsafe_code, reason = "ioctl(2) on VFIO file descriptors")]
+#![allow(unsafe_code, reason = "ioctl(2) on VFIO file descriptors, poll(2) on eventfds")]
 
 use std::{
     io, mem,
@@ -12,6 +12,7 @@ use strait_resources::{bdf::Bdf, range::AddressRange};
 use vfio_bindings::bindings::vfio as sys;
 
 use super::backend::{IrqIndex, IrqInfo, RegionInfo};
+use vmm_sys_util::eventfd::EventFd;
 
 /// Answers with capability chains are read again with as much room as the kernel asks for, up to this.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -392,6 +393,23 @@ pub(super) fn dma_unmap(fd: &impl AsRawFd, iova: u64, len: u64) -> io::Result<()
     // SAFETY: a whole structure of the kind.
     unsafe { call(fd.as_raw_fd(), IOMMU_UNMAP_DMA, (&raw mut unmap).cast()) }?;
     if unmap.size == len { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOENT)) }
+}
+
+/// Which of these have a signal that nobody has read: one poll(2), which takes nothing.
+pub(super) fn signalled(events: &[&EventFd]) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<libc::pollfd> = events
+        .iter()
+        .map(|event| libc::pollfd { fd: event.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+        .collect();
+    if polled.is_empty() {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the list is `polled`, and its length is passed with it.
+    let found = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, 0) };
+    if found < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(polled.iter().map(|polled| polled.revents & libc::POLLIN != 0).collect())
 }
 
 #[cfg(test)]

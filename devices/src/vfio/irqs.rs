@@ -4,7 +4,7 @@
 //! nothing and up again. An interrupt, once set up, passes from the host's handler through an eventfd into KVM
 //! without a thread of ours.
 
-use std::{io, sync::Arc};
+use std::{io, ops::Range, sync::Arc};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -14,7 +14,7 @@ use crate::{
     vfio::{
         backend::{IrqIndex, VfioBackend},
         life::{InterruptMode, Warnings},
-        vectors::{MsixVectors, Ports, Slot},
+        vectors::{MsixVectors, Ports, Slot, waiting},
     },
 };
 
@@ -109,16 +109,19 @@ impl Irqs {
         }
     }
 
-    /// Has MSI-X vector `n` been signalled while it was masked?
-    pub(crate) fn is_msix_waiting(&self, n: u16) -> bool {
-        matches!(&self.state, State::Msix(vectors) if vectors.is_waiting(n))
+    /// Those of these MSI-X vectors that have been signalled while they were masked, in ascending order.
+    pub(crate) fn waiting_msix(&self, vectors: Range<u16>) -> Vec<u16> {
+        match &self.state {
+            State::Msix(msix) => msix.waiting(vectors),
+            _ => Vec::new(),
+        }
     }
 
     /// The MSI vectors that have been signalled while they were masked, a bit each.
     pub(crate) fn waiting_msi(&self) -> u32 {
         let State::Msi(vectors) = &self.state else { return 0 };
-        let waiting = vectors.slots.iter().take(32).enumerate();
-        waiting.fold(0, |bits, (n, slot)| bits | u32::from(slot.is_waiting()) << n)
+        let waiting = waiting((0..32).zip(&vectors.slots));
+        waiting.into_iter().fold(0, |bits, n| bits | 1 << n)
     }
 
     fn up(&mut self, wanted: Wanted<'_>) -> Result<(), (&'static str, io::Error)> {
@@ -218,9 +221,12 @@ impl MsiVectors {
     fn enable(ports: &mut Ports<'_>, msi: &Msi) -> io::Result<Self> {
         let mut slots = Vec::new();
         for n in 0..msi.count() {
-            let mut slot = Slot::new(ports.router)?;
-            slot.sync(msi.vector(n), &ports.warnings.life)?;
+            let mut slot = Slot::new(ports.router, &ports.warnings.life)?;
+            slot.announce(msi.vector(n));
             slots.push(slot);
+        }
+        for (n, slot) in (0..).zip(&mut slots) {
+            slot.sync(msi.vector(n))?;
         }
         loop {
             let triggers: Vec<_> = slots.iter().map(|slot| Some(slot.eventfd())).collect();
@@ -237,7 +243,10 @@ impl MsiVectors {
 
     fn sync_all(&mut self, ports: &mut Ports<'_>, msi: &Msi) {
         for (n, slot) in (0..).zip(&mut self.slots) {
-            if let Err(error) = slot.sync(msi.vector(n), &ports.warnings.life) {
+            slot.announce(msi.vector(n));
+        }
+        for (n, slot) in (0..).zip(&mut self.slots) {
+            if let Err(error) = slot.sync(msi.vector(n)) {
                 ports.warnings.once("an MSI vector cannot be connected", &error);
             }
         }

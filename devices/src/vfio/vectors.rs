@@ -4,18 +4,16 @@
 //! that is masked again keeps both and loses only its way into the guest: what the device signals meanwhile waits in
 //! the eventfd, shows as pending, and goes in at the unmask.
 
-use std::{io, os::fd::AsRawFd};
+use std::{io, ops::Range, sync::Arc};
 
-use vmm_sys_util::{
-    epoll::{ControlOperation, Epoll, EpollEvent, EventSet},
-    eventfd::EventFd,
-};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
     pci::msix::{Msix, VectorState},
     ports::{MsiMessage, MsiRouter, MsiVector},
     vfio::{
         backend::{IrqIndex, VfioBackend},
+        ioctl,
         life::{LifeSigns, Warnings},
     },
 };
@@ -24,45 +22,59 @@ use crate::{
 pub(crate) struct Slot {
     vector: Box<dyn MsiVector>,
     connected: Option<MsiMessage>,
+    life: Arc<LifeSigns>,
 }
 
 impl Slot {
-    pub(crate) fn new(router: &dyn MsiRouter) -> io::Result<Self> {
-        Ok(Self { vector: router.vector()?, connected: None })
+    pub(crate) fn new(router: &dyn MsiRouter, life: &Arc<LifeSigns>) -> io::Result<Self> {
+        Ok(Self { vector: router.vector()?, connected: None, life: Arc::clone(life) })
     }
 
     pub(crate) fn eventfd(&self) -> &EventFd {
         self.vector.eventfd()
     }
 
+    /// [`Slot::sync`] with this state is next.
+    pub(crate) fn announce(&mut self, state: VectorState) {
+        if !state.masked && self.connected != Some(state.message) {
+            self.vector.announce(state.message);
+        }
+    }
+
     /// Connects or disconnects as the guest has it.
-    pub(crate) fn sync(&mut self, state: VectorState, life: &LifeSigns) -> io::Result<()> {
+    pub(crate) fn sync(&mut self, state: VectorState) -> io::Result<()> {
         if state.masked {
             if self.connected.take().is_some() {
                 self.vector.disconnect();
-                life.disconnected();
+                self.life.disconnected();
             }
         } else if self.connected != Some(state.message) {
             self.vector.connect(state.message)?;
             if self.connected.replace(state.message).is_none() {
-                life.connected();
+                self.life.connected();
             }
         }
         Ok(())
     }
+}
 
-    /// Has the device signalled while nothing was connected?
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.connected.is_none() && has_event(self.eventfd()).unwrap_or(false)
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.connected.is_some() {
+            self.life.disconnected();
+        }
     }
 }
 
-/// Looks without taking. An eventfd that cannot be looked at is one that nobody knows to wait.
-fn has_event(eventfd: &EventFd) -> io::Result<bool> {
-    let epoll = Epoll::new()?;
-    let interest = EpollEvent::new(EventSet::IN, 0);
-    epoll.ctl(ControlOperation::Add, eventfd.as_raw_fd(), interest)?;
-    Ok(epoll.wait(0, &mut [EpollEvent::default()])? > 0)
+/// Which of these the device has signalled while nothing was connected. Looks without taking, at all of them at once.
+/// One that cannot be looked at is one that nobody knows to wait.
+pub(crate) fn waiting<'a>(slots: impl Iterator<Item = (u16, &'a Slot)>) -> Vec<u16> {
+    let (numbers, events): (Vec<u16>, Vec<&EventFd>) = slots
+        .filter(|(_, slot)| slot.connected.is_none())
+        .map(|(n, slot)| (n, slot.eventfd()))
+        .unzip();
+    let signalled = ioctl::signalled(&events).unwrap_or_default();
+    numbers.into_iter().zip(signalled).filter_map(|(n, signalled)| signalled.then_some(n)).collect()
 }
 
 /// The parts of the world that vectors need.
@@ -94,8 +106,8 @@ impl MsixVectors {
             capacity: 0,
             dynamic: !info.no_resize,
         };
-        for (n, state) in unmasked(msix) {
-            vectors.open(ports, n, state);
+        for n in vectors.announce_all(ports, msix) {
+            vectors.connect(ports, msix, n);
         }
         // Vector 0 alone, without an eventfd if it is masked, switches the device over: drivers talk to firmware
         // that looks at the enable bit long before they unmask a vector. More at once only where VFIO cannot add
@@ -114,32 +126,63 @@ impl MsixVectors {
 
     /// After the function mask or the whole table may have changed.
     pub(crate) fn sync_all(&mut self, ports: &mut Ports<'_>, msix: &Msix) {
+        let new = self.announce_all(ports, msix);
         for n in 0..msix.count() {
-            self.sync(ports, msix, n);
+            self.finish(ports, msix, n, new.binary_search(&n).is_ok());
         }
     }
 
     /// After vector `n` changed.
     pub(crate) fn sync(&mut self, ports: &mut Ports<'_>, msix: &Msix, n: u16) {
+        let new = self.announce(ports, msix, n);
+        self.finish(ports, msix, n, new);
+    }
+
+    /// Those of these vectors that have been signalled while they were masked, in ascending order.
+    pub(crate) fn waiting(&self, vectors: Range<u16>) -> Vec<u16> {
+        let slots = vectors.filter_map(|n| Some((n, self.slots.get(usize::from(n))?.as_ref()?)));
+        waiting(slots)
+    }
+
+    /// The vectors that are new, in ascending order. Nothing is connected yet.
+    fn announce_all(&mut self, ports: &mut Ports<'_>, msix: &Msix) -> Vec<u16> {
+        (0..msix.count()).filter(|n| self.announce(ports, msix, *n)).collect()
+    }
+
+    /// Says what vector `n` will be connected to; makes it if it is unmasked the first time, which is what it answers.
+    fn announce(&mut self, ports: &mut Ports<'_>, msix: &Msix, n: u16) -> bool {
         let state = msix.vector(n);
-        let n = usize::from(n);
-        if let Some(Some(slot)) = self.slots.get_mut(n) {
-            if let Err(error) = slot.sync(state, &ports.warnings.life) {
+        let Some(place) = self.slots.get_mut(usize::from(n)) else { return false };
+        if let Some(slot) = place {
+            slot.announce(state);
+            return false;
+        }
+        if state.masked {
+            return false;
+        }
+        match Slot::new(ports.router, &ports.warnings.life) {
+            Ok(slot) => place.insert(slot).announce(state),
+            Err(error) => ports.warnings.once("the guest is out of interrupt lines", &error),
+        }
+        place.is_some()
+    }
+
+    /// Connects or disconnects vector `n`. One that is `new` the device may signal from now on.
+    fn finish(&mut self, ports: &mut Ports<'_>, msix: &Msix, n: u16, new: bool) {
+        if !new {
+            let Some(Some(slot)) = self.slots.get_mut(usize::from(n)) else { return };
+            if let Err(error) = slot.sync(msix.vector(n)) {
                 ports.warnings.once("an MSI-X vector cannot be connected", &error);
             }
-        } else if !state.masked && self.open(ports, n, state) {
+        } else if self.connect(ports, msix, n) {
+            let n = usize::from(n);
             if self.dynamic || n < self.capacity {
                 self.trigger(ports, n);
             } else if let Err(error) = self.grow(ports, msix, n) {
-                self.close(ports, n);
+                self.close(n);
                 ports.warnings.once("the host has no more MSI-X vectors", &error);
             }
         }
-    }
-
-    /// Has vector `n` been signalled while it was masked?
-    pub(crate) fn is_waiting(&self, n: u16) -> bool {
-        matches!(self.slots.get(usize::from(n)), Some(Some(slot)) if slot.is_waiting())
     }
 
     /// Turns MSI-X off in the device.
@@ -150,18 +193,17 @@ impl MsixVectors {
         if self.capacity > 0 { backend.disable_irqs(IrqIndex::Msix) } else { Ok(()) }
     }
 
-    /// Makes vector `n` and connects it. The route first, the irqfd second (both in `connect`); the device third.
-    fn open(&mut self, ports: &mut Ports<'_>, n: usize, state: VectorState) -> bool {
-        let Some(place) = self.slots.get_mut(n) else { return false };
-        let made = Slot::new(ports.router).and_then(|mut slot| {
-            slot.sync(state, &ports.warnings.life)?;
-            Ok(slot)
-        });
-        match made {
-            Ok(slot) => *place = Some(slot),
-            Err(error) => ports.warnings.once("the guest is out of interrupt lines", &error),
+    /// Connects the new vector `n`, or gives it up. The route first, the irqfd second (both in `MsiVector::connect`);
+    /// the device third.
+    fn connect(&mut self, ports: &mut Ports<'_>, msix: &Msix, n: u16) -> bool {
+        let at = usize::from(n);
+        let Some(Some(slot)) = self.slots.get_mut(at) else { return false };
+        let connected = slot.sync(msix.vector(n));
+        if let Err(error) = &connected {
+            self.close(at);
+            ports.warnings.once("the guest is out of interrupt lines", error);
         }
-        place.is_some()
+        connected.is_ok()
     }
 
     /// Lets the device signal vector `n`, or gives it up.
@@ -169,16 +211,14 @@ impl MsixVectors {
         let Some(Some(slot)) = self.slots.get(n) else { return };
         let trigger = [Some(slot.eventfd())];
         if let Err(error) = ports.backend.set_triggers(IrqIndex::Msix, n as u32, &trigger) {
-            self.close(ports, n);
+            self.close(n);
             ports.warnings.once("the host has no interrupt for an MSI-X vector", &error);
         }
     }
 
-    fn close(&mut self, ports: &Ports<'_>, n: usize) {
-        if let Some(slot) = self.slots.get_mut(n).and_then(Option::take)
-            && slot.connected.is_some()
-        {
-            ports.warnings.life.disconnected();
+    fn close(&mut self, n: usize) {
+        if let Some(slot) = self.slots.get_mut(n) {
+            *slot = None;
         }
     }
 
@@ -218,8 +258,4 @@ impl MsixVectors {
         }?;
         Ok(())
     }
-}
-
-fn unmasked(msix: &Msix) -> impl Iterator<Item = (usize, VectorState)> + '_ {
-    (0..msix.count()).map(|n| (usize::from(n), msix.vector(n))).filter(|(_, state)| !state.masked)
 }

@@ -2,13 +2,14 @@ use super::*;
 use crate::{
     pci::regs::{msi, msix},
     vfio::{
-        fake::FakeDevice,
+        fake::{FakeDevice, FakeMonitor},
         life::{LifeReport, LifeSigns},
     },
 };
 
 struct Bench {
     device: Arc<FakeDevice>,
+    monitor: Arc<FakeMonitor>,
     irqs: Irqs,
     life: Arc<LifeSigns>,
 }
@@ -19,11 +20,15 @@ fn bench(device: FakeDevice) -> Bench {
     let life = Arc::new(LifeSigns::default());
     let name = "0000:3b:00.0".parse().unwrap();
     let warnings = Warnings::new(name, life.clone());
-    let irqs = Irqs::new(device.clone(), monitor.clone(), Some(monitor), warnings);
-    Bench { device, irqs, life }
+    let irqs = Irqs::new(device.clone(), monitor.clone(), Some(monitor.clone()), warnings);
+    Bench { device, monitor, irqs, life }
 }
 
 impl Bench {
+    fn waits(&self, n: u16) -> bool {
+        self.irqs.waiting_msix(n..n + 1) == [n]
+    }
+
     fn calls(&self) -> Vec<String> {
         self.device.calls()
     }
@@ -162,9 +167,9 @@ fn masked_again_keeps_the_host_vector_and_loses_the_irqfd() {
     mask(&mut table, 1, true);
     bench.irqs.sync_msix(&table, 1);
     assert_eq!(bench.calls(), ["disconnect 0"]);
-    assert!(!bench.irqs.is_msix_waiting(1));
+    assert!(!bench.waits(1));
     assert!(bench.device.fire(IrqIndex::Msix, 1));
-    assert!(bench.irqs.is_msix_waiting(1));
+    assert!(bench.waits(1));
     mask(&mut table, 1, false);
     bench.irqs.sync_msix(&table, 1);
     assert_eq!(bench.calls(), ["connect 0 0x41"]);
@@ -240,8 +245,8 @@ fn growth_signals_live_vectors_once_for_what_was_lost() {
     mask(&mut table, 0, true);
     mask(&mut table, 3, true);
     bench.irqs.set(Wanted::Msix(&table));
-    assert!(bench.irqs.is_msix_waiting(0));
-    assert!(!bench.irqs.is_msix_waiting(3));
+    assert!(bench.waits(0));
+    assert!(!bench.waits(3));
 }
 
 #[test]
@@ -325,4 +330,56 @@ fn modes_follow_one_another_through_nothing() {
     );
     bench.irqs.set(Wanted::Intx);
     assert_eq!(bench.calls()[..2], ["disable Msix", "triggers Intx 0 +"]);
+}
+
+#[test]
+fn function_mask_of_2048_vectors_costs_the_interrupt_controller_one_update() {
+    let mut bench = dynamic(2048);
+    let mut table = table(2048);
+    (0..2048).for_each(|n| mask(&mut table, n, false));
+    assert!(bench.irqs.set(Wanted::Msix(&table)));
+    assert_eq!(bench.monitor.updates(), 1);
+    for (control, updates) in [(msix::CONTROL_FUNCTION_MASK, 1), (0, 2)] {
+        let _ = table.write_control(msix::CONTROL_ENABLE | control);
+        assert!(bench.irqs.set(Wanted::Msix(&table)));
+        assert_eq!(bench.monitor.updates(), updates);
+    }
+    assert_eq!(bench.life.report().vectors, 2048);
+}
+
+#[test]
+fn vectors_that_are_first_unmasked_by_the_function_mask_are_made_in_one_update() {
+    let mut bench = dynamic(2048);
+    let mut table = table(2048);
+    let _ = table.write_control(msix::CONTROL_ENABLE | msix::CONTROL_FUNCTION_MASK);
+    (0..2048).for_each(|n| mask(&mut table, n, false));
+    assert!(bench.irqs.set(Wanted::Msix(&table)));
+    assert_eq!(bench.monitor.updates(), 0);
+    let _ = table.write_control(msix::CONTROL_ENABLE);
+    assert!(bench.irqs.set(Wanted::Msix(&table)));
+    assert_eq!((bench.monitor.updates(), bench.life.report().vectors), (1, 2048));
+}
+
+#[test]
+fn vectors_that_the_host_does_not_give_are_not_counted_as_connected() {
+    let mut bench = bench(FakeDevice::new().failing("triggers Msi 0 ++"));
+    let mut msi = Msi::new(2 << msi::CONTROL_CAPABLE_SHIFT, 4);
+    let _ = msi.write(msi::CONTROL, &[1 | 2 << 4]);
+    assert!(bench.irqs.set(Wanted::Msi(&msi)));
+    assert_eq!(bench.life.report().vectors, 1);
+}
+
+#[test]
+fn every_vector_that_waits_is_seen_in_one_look() {
+    let mut bench = dynamic(130);
+    let mut table = table(130);
+    (0..130).for_each(|n| mask(&mut table, n, false));
+    assert!(bench.irqs.set(Wanted::Msix(&table)));
+    (0..130).for_each(|n| mask(&mut table, n, true));
+    assert!(bench.irqs.set(Wanted::Msix(&table)));
+    for n in [0, 64, 129] {
+        bench.device.fire(IrqIndex::Msix, n);
+    }
+    assert_eq!(bench.irqs.waiting_msix(0..130), [0, 64, 129]);
+    assert_eq!(bench.irqs.waiting_msix(1..129), [64]);
 }
