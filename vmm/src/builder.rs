@@ -344,6 +344,7 @@ fn build(
             prefetchable: port.prefetchable,
             slot: index as u16 + 1,
             link: slot.link(),
+            atomics: slot.atomics.register(),
         });
         let intx = |pin| -> Arc<dyn IrqLine> {
             Arc::new(KvmIrqLine::new(vm.fd(), layout::pci_gsi(port.at.device(), pin)))

@@ -29,6 +29,7 @@ use strait_resources::{
     codes,
     failure::Failure,
     host::{
+        atomics::AtomicOps,
         check, iommu,
         pci::HostFunction,
         reset::{self, Way},
@@ -59,6 +60,8 @@ pub(crate) struct Slot {
     pub(crate) bus: Option<u8>,
     /// By ascending guest function number, 0 first.
     pub(crate) functions: Vec<Chosen>,
+    /// AtomicOps that the host completes for every one of them.
+    pub(crate) atomics: AtomicOps,
 }
 
 /// One function that passed every check.
@@ -93,6 +96,8 @@ pub(crate) struct Selection {
 pub(crate) struct Extra {
     /// See [`VfioConfig::raw_config`].
     pub(crate) raw_config: bool,
+    /// AtomicOps that its root port completes.
+    pub(crate) atomics: AtomicOps,
 }
 
 /// How one function is reset.
@@ -170,7 +175,10 @@ impl Selection {
         }
         let groups: BTreeSet<u32> = all.iter().filter_map(|function| function.group).collect();
         let constraints = iommu::dma_constraints(sysroot, &groups.into_iter().collect::<Vec<_>>())?;
-        let slots = arrange(wanted, resolved, &mut warnings)?;
+        let mut slots = arrange(wanted, resolved, &mut warnings)?;
+        for slot in &mut slots {
+            slot.atomics = atomics(sysroot, &slot.functions)?;
+        }
         Ok(Self { slots, warnings, constraints, resets })
     }
 
@@ -185,9 +193,13 @@ impl Selection {
 
     /// What else the guest gets with a function.
     pub(crate) fn extra(&self, bdf: Bdf) -> Extra {
-        let mut functions = self.slots.iter().flat_map(|slot| &slot.functions);
-        let function = functions.find(|function| function.host.bdf == bdf);
-        Extra { raw_config: function.is_some_and(|function| function.raw_config) }
+        let mut all =
+            self.slots.iter().flat_map(|slot| slot.functions.iter().map(move |f| (slot, f)));
+        let found = all.find(|(_, function)| function.host.bdf == bdf);
+        found.map_or(Extra::default(), |(slot, function)| Extra {
+            raw_config: function.raw_config,
+            atomics: slot.atomics,
+        })
     }
 
     /// Every function, in the order of the slots.
@@ -217,7 +229,8 @@ fn arrange(
         };
         let at = order.iter().position(|known| *known == home).unwrap_or_else(|| {
             let id = device.id.clone().unwrap_or_else(|| format!("vfio{position}"));
-            homes.push(Slot { id, bus: device.guest_bus, functions: Vec::new() });
+            let (bus, functions, atomics) = (device.guest_bus, Vec::new(), AtomicOps::default());
+            homes.push(Slot { id, bus, functions, atomics });
             order.push(home);
             homes.len() - 1
         });
@@ -236,6 +249,16 @@ fn arrange(
         number(slot)?;
     }
     Ok(homes)
+}
+
+/// What the host's paths to memory complete for all of these functions: they share a root port.
+fn atomics(sysroot: &Sysroot, functions: &[Chosen]) -> Result<AtomicOps, Failure> {
+    let mut all: Option<AtomicOps> = None;
+    for function in functions {
+        let one = AtomicOps::of(sysroot, &function.host)?;
+        all = Some(all.map_or(one, |all| all.and(one)));
+    }
+    Ok(all.unwrap_or_default())
 }
 
 /// With a whole slot, what is said of one function is meant for its first.
@@ -470,7 +493,7 @@ impl Opened {
                     rom: function.rom.clone(),
                     multifunction: slot.functions.len() > 1,
                     raw_config: function.raw_config,
-                    atomics: false,
+                    atomics: !slot.atomics.is_none(),
                     msi: Arc::clone(msi),
                     // INTA is 1; a port's device number stands for the function on bus 0.
                     intx: pin.checked_sub(1).filter(|pin| *pin < 4).map(&intx),

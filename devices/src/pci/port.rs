@@ -35,6 +35,8 @@ pub struct RootPortParts {
     pub slot: u16,
     /// The link as it is on the host.
     pub link: Link,
+    /// Bits of device capabilities 2: AtomicOps that the host's path to memory routes and completes.
+    pub atomics: u32,
 }
 
 /// A PCIe link.
@@ -152,6 +154,9 @@ fn express(config: &mut ConfigSpace, parts: &RootPortParts) {
             | pcie::DEVICE_CONTROL_READ_REQUEST,
     );
     config.clear16(at(pcie::DEVICE_STATUS), pcie::DEVICE_STATUS_CLEARABLE);
+    let atomics =
+        pcie::DEVICE_CAPABILITIES_2_ATOMIC_ROUTING | pcie::DEVICE_CAPABILITIES_2_ATOMIC_COMPLETER;
+    config.set32(at(pcie::DEVICE_CAPABILITIES_2), parts.atomics & atomics);
 
     let (speed, width) = (parts.link.speed.clamp(1, 6), parts.link.width.clamp(1, 32));
     let link = u32::from(speed) | u32::from(width) << pcie::LINK_CAPABILITIES_WIDTH_SHIFT;
@@ -234,6 +239,7 @@ mod tests {
             prefetchable: Some(range(0x80_0000_0000, 0x87_ffff_ffff)),
             slot: 3,
             link: Link { speed: 4, width: 16 },
+            atomics: 0x180,
         }
     }
 
@@ -271,6 +277,16 @@ mod tests {
         let mut port = RootPort::new(parts());
         assert_eq!(read(&mut port, PCIE_AT + pcie::LINK_STATUS, 2) & 0x3ff, 0x104);
         assert_eq!(read(&mut port, PCIE_AT + pcie::LINK_CAPABILITIES_2, 4), 0x1e);
+    }
+
+    #[test]
+    fn atomic_operations_are_those_of_the_hosts_path_and_nothing_else() {
+        let mut port = RootPort::new(parts());
+        assert_eq!(read(&mut port, PCIE_AT + pcie::DEVICE_CAPABILITIES_2, 4), 0x180);
+        let mut port = RootPort::new(RootPortParts { atomics: u32::MAX, ..parts() });
+        assert_eq!(read(&mut port, PCIE_AT + pcie::DEVICE_CAPABILITIES_2, 4), 0x3c0);
+        write(&mut port, PCIE_AT + pcie::DEVICE_CAPABILITIES_2, 4, 0);
+        assert_eq!(read(&mut port, PCIE_AT + pcie::DEVICE_CAPABILITIES_2, 4), 0x3c0);
     }
 
     #[test]

@@ -188,6 +188,7 @@ fn fixture() -> Fixture {
         prefetchable: None,
         slot: 1,
         link: Link::default(),
+        atomics: 0,
     });
     let resets = Arc::new(AtomicUsize::new(0));
     let mut config = vec![0; 4096];
@@ -456,6 +457,7 @@ fn a_function_in_a_long_reset_holds_up_nobody_behind_another_port() {
         prefetchable: None,
         slot: 2,
         link: Link::default(),
+        atomics: 0,
     });
     fixture.root.add_function(port, 0, Box::new(Slow { began, end }));
     let (done, is_done) = mpsc::channel();

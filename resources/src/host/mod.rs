@@ -1,6 +1,7 @@
 //! The Linux host, read through a [`Sysroot`] and never changed.
 
 pub mod aer;
+pub mod atomics;
 pub mod capabilities;
 pub mod cgroup;
 pub mod check;

@@ -219,6 +219,11 @@ fn device(
 
 /// What goes beyond what every function gets.
 fn extras(text: &mut String, extra: Extra) {
+    if !extra.atomics.is_none() {
+        let widths: Vec<String> = extra.atomics.widths().iter().map(u8::to_string).collect();
+        let words = format!("of {} bits, completed by the host's root port", widths.join(", "));
+        line(text, "atomics", &words);
+    }
     if extra.raw_config {
         line(
             text,
@@ -435,7 +440,7 @@ mod tests {
         let names = Names::load(&Sysroot::at(nowhere.path()));
         let flr = Way::Alone(vec!["flr".to_owned(), "bus".to_owned()]);
         let all: Vec<_> = hosts.iter().map(|host| (host, Identity::default(), &flr)).collect();
-        let extra = |_| Extra { raw_config: true };
+        let extra = |_| Extra { raw_config: true, ..Extra::default() };
         strip_str(&render(&config(), &names, &all, extra, &plan(hosts))).to_string()
     }
 

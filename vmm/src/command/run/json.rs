@@ -153,6 +153,7 @@ struct Device {
     shown_as: Option<String>,
     interrupts: String,
     raw_config: bool,
+    atomics: Vec<u8>,
     reset: Reset,
     bars: Vec<Bar>,
 }
@@ -354,6 +355,7 @@ fn device(draft: &Draft, names: &Names, port: &PortPlan, function: &FunctionPlan
         shown_as: known.and_then(|(host, ids, _)| guest::shown_as((host.vendor, host.device), ids)),
         interrupts: of(dry_run::interrupts),
         raw_config: draft.selection.extra(function.host).raw_config,
+        atomics: draft.selection.extra(function.host).atomics.widths(),
         reset: reset(known.map_or(&Way::None, |(.., way)| way)),
         bars: function.bars.iter().map(bar).collect(),
     }
