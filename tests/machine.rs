@@ -3,6 +3,8 @@
 
 #[path = "machine/console.rs"]
 mod console;
+#[path = "machine/descriptors.rs"]
+mod descriptors;
 #[path = "machine/guest.rs"]
 mod guest;
 #[path = "machine/resets.rs"]

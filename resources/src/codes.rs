@@ -72,6 +72,7 @@ codes! {
     E1306 6 "the locked-memory limit is too small"
     E1307 6 "not enough huge pages"
     E1309 6 "the firmware keeps the device's memory mapped"
+    E1310 6 "too few open files for the devices' interrupts"
     E1401 7 "the device did not come back from a reset"
     E1403 0 "trouble with this device is on record"
     E1404 7 "the device has no such reset"

@@ -47,6 +47,7 @@ use crate::{
     config::{Hide, Idle, Kernel, P2p, Pages, Pin, RunConfig},
     console::Console,
     control::{Control, Request},
+    descriptors,
     events::EventLoop,
     inspect::{guest::Subject, socket::Socket},
     irq::{KvmIrqLine, KvmMsiRouter, Routes},
@@ -76,6 +77,7 @@ fn prepare(view: &View, binder: Option<&Binder>, config: &RunConfig) -> Result<P
     let longest = told.longest_cmdline(cmdline);
     boot::check(path, initramfs.as_deref(), &longest, *mode, config.memory.size)
         .map_err(|error| told.blamed(error))?;
+    descriptors::check(sysroot, config)?;
     let (candidates, owned) =
         binding::owned(view, binder, config, || check_memory(sysroot, config))?;
     let pretend = matches!(&owned, Owned::Planned(planned) if !planned.take.is_empty());
@@ -117,6 +119,7 @@ pub(crate) fn draft_of_running(sysroot: &Sysroot, config: &RunConfig) -> Result<
 /// configuration as a text, when it came from one.
 pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failure> {
     report::never_wait();
+    descriptors::raise();
     let binder = Binder::host();
     let sysroot = Sysroot::host();
     let vm = NewVm::start().map_err(internal("starting a thread"))?;

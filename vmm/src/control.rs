@@ -18,7 +18,7 @@ use std::{
 
 use strait_devices::ports::MachineControl;
 use strait_resources::failure::Failure;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::vcpu::kick;
 
@@ -133,7 +133,7 @@ impl Control {
             attention: AtomicBool::new(true),
             state: Mutex::new(state),
             changed: Condvar::new(),
-            event: EventFd::new(EFD_NONBLOCK)?,
+            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             stalls: AtomicU64::new(0),
         })
     }

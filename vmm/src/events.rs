@@ -40,10 +40,7 @@ impl EventLoop {
 
     /// Answers who asks about the guest.
     pub(crate) fn add_socket(&mut self, socket: Socket) {
-        self.add(socket, |socket| {
-            socket.serve();
-            Flow::Keep
-        });
+        self.manager.add_subscriber(Box::new(socket));
     }
 
     /// Ends the machine when `event` fires: a passed device is lost.

@@ -36,7 +36,7 @@ use crate::{
     phases,
     pinning::{Pinning, Progress},
     resident,
-    vcpu::{BootState, Vcpu, VcpuParts},
+    vcpu::{BootState, STACK, Vcpu, VcpuParts},
     vm::{Memslot, Memslots, Vm},
 };
 
@@ -167,8 +167,10 @@ impl Machine {
         let rest = (ram_slots, vm, ram);
         thread::scope(|scope| {
             // Without a thread it is dropped at once, as is every tuple: in this order.
-            let begun =
-                thread::Builder::new().name("end".to_owned()).spawn_scoped(scope, || drop(rest));
+            let begun = thread::Builder::new()
+                .name("end".to_owned())
+                .stack_size(STACK)
+                .spawn_scoped(scope, || drop(rest));
             drop(guard);
             if let Err(error) = begun {
                 log::debug!("no thread for the machine's end: {error}");

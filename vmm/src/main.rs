@@ -12,6 +12,7 @@ mod command;
 mod config;
 mod console;
 mod control;
+mod descriptors;
 mod events;
 mod files;
 mod inspect;

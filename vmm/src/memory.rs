@@ -38,6 +38,8 @@ pub(crate) struct GuestRam {
 /// One range of RAM and the memory behind it.
 struct Area {
     range: AddressRange,
+    /// Bytes of memory: the range, and the rest of its last page.
+    len: usize,
     reservation: Reservation,
 }
 
@@ -139,7 +141,7 @@ impl Area {
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let area = Self { range, reservation };
+        let area = Self { range, len, reservation };
         // The first two are advice: a kernel without them is slower or dumps more.
         advice.into_iter().for_each(|advice| area.advise(advice));
         area.advise(libc::MADV_DONTDUMP);
@@ -153,9 +155,9 @@ impl Area {
     }
 
     fn advise(&self, advice: libc::c_int) {
-        // SAFETY: inside the mapping made by `new`; no advice given here changes contents.
-        let result =
-            unsafe { libc::madvise(self.start() as *mut _, self.range.len() as usize, advice) };
+        // All of it: pages of a pool cannot be split, and part of one would be refused.
+        // SAFETY: the mapping made by `new`; no advice given here changes contents.
+        let result = unsafe { libc::madvise(self.start() as *mut _, self.len, advice) };
         if result != 0 {
             log::debug!("madvise({advice}): {}", io::Error::last_os_error());
         }
@@ -321,6 +323,19 @@ mod tests {
             let has = |flag| flags.split(' ').any(|word| word == flag);
             assert!(has("hg") && has("dd") && has("dc") && !has("nr"), "{flags}");
         }
+    }
+
+    #[test]
+    fn advice_is_for_the_whole_of_the_last_page() {
+        let ranges = [AddressRange::new(0, 3 << 20).unwrap()];
+        let ram = GuestRam::new(&ranges, Pages::Default).unwrap();
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = ram.areas[0].start();
+        // One mapping: advice for a part of it would have made two.
+        let whole = format!("{start:x}-{:x} ", start + (4 << 20));
+        let mapping = smaps.split_once(&whole).expect("two pages of 2 MiB").1;
+        let flags = mapping.lines().find_map(|line| line.strip_prefix("VmFlags: ")).unwrap();
+        assert!(flags.split(' ').any(|word| word == "dd"), "{flags}");
     }
 
     #[test]

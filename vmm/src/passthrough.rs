@@ -5,7 +5,7 @@ pub(crate) mod rom;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use strait_arch::plan::{FunctionRequest, PortPlan, PortRequest};
@@ -41,6 +41,7 @@ use strait_resources::{
 
 use crate::config::VfioConfig;
 use crate::inspect::guest::{self, Watched};
+use crate::signals;
 
 /// Offset of the Command register, and its Bus Master Enable.
 const COMMAND: u64 = 4;
@@ -48,6 +49,8 @@ const COMMAND_MASTER: u16 = 1 << 2;
 
 /// How long a device may take to come back from a reset.
 const ALIVE_LIMIT: Duration = Duration::from_secs(10);
+/// How often whoever waits for that looks whether strait is to end.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Offset of the Interrupt Pin register.
 const INTERRUPT_PIN: u64 = 0x3d;
@@ -410,9 +413,17 @@ impl Opened {
         !self.devices.iter().flatten().any(masters)
     }
 
-    /// After a reset: does every device answer?
+    /// After a reset: does every device answer? Not waited for when strait is to end.
     pub(crate) fn check_alive(&self) -> Result<(), Failure> {
-        let dead = |device: &&Arc<KernelDevice>| !comes_alive(device.as_ref(), ALIVE_LIMIT);
+        let end = Instant::now() + ALIVE_LIMIT;
+        let dead = |device: &&Arc<KernelDevice>| loop {
+            if comes_alive(device.as_ref(), LOOK) || signals::have_come() {
+                return false;
+            }
+            if Instant::now() >= end {
+                return true;
+            }
+        };
         match self.devices.iter().flatten().find(dead) {
             None => Ok(()),
             Some(dead) => {

@@ -94,7 +94,8 @@ struct Work {
     pinned: Arc<Pinned>,
     /// Where it is mapped; set once devices are open.
     domain: OnceLock<Arc<DmaDomain>>,
-    /// What is not mapped yet, the lowest last. Held while one is: the kernel maps one at a time.
+    /// What is not mapped yet, the lowest last. Held while one is: the kernel maps one at a time. Under it, the domain's
+    /// locks, `Pinned::lock` and the control's are taken.
     mappings: Mutex<Vec<(AddressRange, HostMemory)>>,
     /// They are as fast as they can be.
     hurried: AtomicBool,
@@ -210,7 +211,10 @@ impl Work {
         }
         let domain = || self.domain.get().filter(|_| self.pinned.is_there());
         match self.pinned.wait_for(&self.pinned.ending, domain) {
-            Some(domain) => self.map(domain),
+            Some(domain) => self.map(|range, memory| {
+                let owner = Arc::clone(&self.ram) as _;
+                domain.map_ram(range, memory, owner).map_err(|error| error.into_failure())
+            }),
             None => Ok(()),
         }
     }
@@ -224,18 +228,24 @@ impl Work {
         })
     }
 
-    /// All of RAM is there.
-    fn map(&self, domain: &DmaDomain) -> Result<(), Failure> {
-        while !self.pinned.ending.load(Ordering::Relaxed) {
+    /// All of RAM is there. After a part that cannot be mapped nobody maps another: with the last one, RAM would count as
+    /// mapped.
+    fn map(
+        &self,
+        map: impl Fn(AddressRange, HostMemory) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        loop {
             let mut left = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some((range, memory)) = left.pop() else { break };
-            let owner = Arc::clone(&self.ram) as _;
-            domain.map_ram(range, memory, owner).map_err(|error| error.into_failure())?;
+            if self.pinned.ending.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let Some((range, memory)) = left.pop() else { return Ok(()) };
+            // Before the next one may look.
+            map(range, memory).inspect_err(|_| self.pinned.end())?;
             if left.is_empty() {
                 self.all_is_mapped();
             }
         }
-        Ok(())
     }
 
     fn all_is_mapped(&self) {
@@ -312,7 +322,7 @@ impl Pinned {
 
     fn end(&self) {
         self.ending.store(true, Ordering::Relaxed);
-        self.changed.notify_all();
+        self.wake();
     }
 
     fn guard(&self) -> MutexGuard<'_, ()> {
@@ -381,6 +391,37 @@ mod tests {
             expected.retain(|region| region.len > 0);
         }
         assert_eq!((shares.len(), expected.len()), (7, 0));
+    }
+
+    #[test]
+    fn ram_does_not_count_as_mapped_where_a_part_could_not_be() {
+        let ranges = [AddressRange::new(0, 4 << 20).unwrap()];
+        let ram = GuestRam::new(&ranges, Pages::Default).unwrap();
+        let work = Work {
+            control: Arc::new(Control::new().unwrap()),
+            shares: shares(&ram),
+            next: AtomicUsize::new(0),
+            pinned: Arc::new(Pinned::new(4 << 20)),
+            domain: OnceLock::new(),
+            mappings: Mutex::new(parts(&ram, 2 << 20)),
+            hurried: AtomicBool::new(true),
+            workers: Mutex::default(),
+            ram,
+        };
+        assert_eq!(work.mappings.lock().unwrap().len(), 2);
+        let fails = || Err(Failure::new(&codes::E1303, "by intent", "none"));
+        thread::scope(|scope| {
+            // The first holds the lock until the second waits for it, or has had the time to.
+            let second = || work.map(|_, _| unreachable!("mapped after a failure"));
+            let first = work.map(|_, _| {
+                scope.spawn(second);
+                thread::sleep(TICK);
+                fails()
+            });
+            assert!(first.is_err());
+        });
+        assert!(!work.pinned.is_complete());
+        assert_eq!(work.mappings.lock().unwrap().len(), 1);
     }
 
     #[test]

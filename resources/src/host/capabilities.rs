@@ -194,6 +194,12 @@ fn express(config: &[u8], at: usize) -> Option<String> {
     Some(format!("{kind}{flr}"))
 }
 
+/// Vectors of the function's MSI-X table (PCI Local Bus 3.0, 6.8.2.3). `None` without one, or where it is not shown.
+pub fn msix_vectors(config: &[u8]) -> Option<u16> {
+    let msix = standard(config).into_iter().find(|capability| capability.id == MSIX)?;
+    Some((word(config, msix.offset + 2)? & 0x7ff) + 1)
+}
+
 /// Does the function advertise a function-level reset? Device capabilities, bit 28, or Advanced Features, bit 1
 /// of its third byte's register.
 pub fn has_flr(config: &[u8]) -> bool {

@@ -1,21 +1,23 @@
 //! The socket of a running strait, for its owner and root alone, and for reading alone: who connects is sent one line
-//! and hung up on. Nothing a client does can hold the monitor up: nothing is read, what does not fit into the
-//! socket's buffer is dropped, and no client is remembered.
+//! and hung up on. Nothing a client does can hold the monitor up: nothing is read, and what does not fit into the
+//! socket's buffer waits, for few clients and not for long.
 
 use std::{
+    collections::VecDeque,
     fs,
     io::{self, Read as _, Write as _},
     os::{
-        fd::{AsRawFd, RawFd},
+        fd::AsRawFd,
         unix::{
             fs::PermissionsExt as _,
             net::{UnixListener, UnixStream},
         },
     },
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::io::Errno;
 use strait_resources::{
     codes,
@@ -25,21 +27,36 @@ use strait_resources::{
 };
 
 use super::guest::{Guest, Subject};
-use crate::files::{Directory, PRIVATE_DIRECTORY, RUN, Trust, place, unusable};
+use crate::{
+    files::{Directory, PRIVATE_DIRECTORY, RUN, Trust, place, unusable},
+    spare::Spare,
+};
 
 /// Where the sockets are. Not with the journals: those outlive their strait.
 const DIRECTORY: &str = "/run/strait/vm";
 const NAME: &str = "vm";
 /// A monitor that is taking its machine down or up again answers late.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Clients that are waited for while they read.
+const MAX_READING: usize = 16;
 /// More than hundreds of devices have to say.
 const MAX_ANSWER: u64 = 4 << 20;
 
 /// The end that answers. Its file goes when it is dropped.
 pub(crate) struct Socket {
     listener: UnixListener,
+    spare: Spare,
     path: PathBuf,
     subject: Subject,
+    /// Clients that have not read all of their answer, the oldest first.
+    reading: VecDeque<Reading>,
+}
+
+/// A client, and what it has not been sent.
+struct Reading {
+    client: UnixStream,
+    rest: Vec<u8>,
+    until: Instant,
 }
 
 impl Socket {
@@ -65,28 +82,79 @@ impl Socket {
             let cause = format!("{} cannot be made", path.display());
             Failure::new(&codes::E1003, cause, "run strait as root").source(error)
         })?;
-        Ok(Self { listener, path, subject })
+        let (spare, reading) = (Spare::new(), VecDeque::new());
+        Ok(Self { listener, spare, path, subject, reading })
     }
 
-    /// Answers whoever waits, one client a call.
-    pub(crate) fn serve(&self) {
-        let Ok((mut client, _)) = self.listener.accept() else { return };
+    /// Answers whoever waits, one client a call. The client that has not taken all at once, to be watched until it takes
+    /// more, and one that is not waited for any longer.
+    fn serve(&mut self) -> (Option<&UnixStream>, Option<UnixStream>) {
+        let Some(reading) = self.answer() else { return (None, None) };
+        let given_up = self.keep(reading);
+        (self.reading.back().map(|reading| &reading.client), given_up)
+    }
+
+    /// The oldest goes when there are many, or when it has had its time.
+    fn keep(&mut self, reading: Reading) -> Option<UnixStream> {
+        let many = self.reading.len() >= MAX_READING;
+        let oldest = self.reading.front().filter(|oldest| many || oldest.until < Instant::now());
+        let goes = oldest.is_some();
+        self.reading.push_back(reading);
+        self.reading.pop_front_if(|_| goes).map(|oldest| oldest.client)
+    }
+
+    fn answer(&mut self) -> Option<Reading> {
+        let client = self.spare.accept(&self.listener, "the socket for strait inspect")?;
         let uid = rustix::process::geteuid();
         let is_ours = rustix::net::sockopt::socket_peercred(&client)
             .is_ok_and(|peer| peer.uid.is_root() || peer.uid == uid);
         if !is_ours || client.set_nonblocking(true).is_err() {
-            return;
+            return None;
         }
-        let Ok(mut line) = serde_json::to_vec(&self.subject.answer()) else { return };
-        line.push(b'\n');
-        // A client that does not read loses the rest.
-        let _ = client.write(&line);
+        let mut rest = serde_json::to_vec(&self.subject.answer()).ok()?;
+        rest.push(b'\n');
+        let mut reading = Reading { client, rest, until: Instant::now() + PATIENCE };
+        reading.goes_on().then_some(reading)
     }
 }
 
-impl AsRawFd for Socket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.listener.as_raw_fd()
+impl Reading {
+    /// Sends what there is room for. Is there more to send?
+    fn goes_on(&mut self) -> bool {
+        match self.client.write(&self.rest) {
+            Ok(count) => {
+                self.rest.drain(..count);
+                count > 0 && !self.rest.is_empty()
+            }
+            Err(error) => {
+                matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+            }
+        }
+    }
+}
+
+impl MutEventSubscriber for Socket {
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        if events.fd() == self.listener.as_raw_fd() {
+            let (watched, given_up) = self.serve();
+            // Who cannot be watched is given up with the next ones.
+            let _ = watched.map(|client| ops.add(Events::new(client, EventSet::OUT)));
+            let _ = given_up.map(|client| ops.remove(Events::empty(&client)));
+            return;
+        }
+        let is_meant = |reading: &Reading| reading.client.as_raw_fd() == events.fd();
+        let Some(at) = self.reading.iter().position(is_meant) else { return };
+        if !self.reading[at].goes_on()
+            && let Some(done) = self.reading.remove(at)
+        {
+            let _ = ops.remove(Events::empty(&done.client));
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        if let Err(error) = ops.add(Events::new(&self.listener, EventSet::IN)) {
+            log::warn!("the socket for strait inspect cannot be watched: {error:?}");
+        }
     }
 }
 
@@ -181,11 +249,13 @@ fn parse(name: &str) -> Option<Process> {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::FileTypeExt as _, thread, time::Instant};
+    use std::{os::unix::fs::FileTypeExt as _, thread};
 
     use strait_resources::host::fixture::Tree;
 
     use super::*;
+
+    const LATE: Duration = Duration::from_millis(1);
 
     /// A host on which this process runs, and its socket.
     fn served() -> (Tree, Process, Socket) {
@@ -201,7 +271,7 @@ mod tests {
 
     #[test]
     fn r87_who_asks_gets_one_answer() {
-        let (tree, process, socket) = served();
+        let (tree, process, mut socket) = served();
         assert_eq!(running(&tree.sysroot()).unwrap(), [process]);
         let asking = thread::spawn({
             let sysroot = tree.sysroot();
@@ -216,7 +286,7 @@ mod tests {
 
     #[test]
     fn r87_clients_that_stay_silent_hold_nothing_up() {
-        let (tree, process, socket) = served();
+        let (tree, process, mut socket) = served();
         let path = tree.sysroot().path(&format!("{DIRECTORY}/{}", name(process)));
         let begin = Instant::now();
         let mut clients = Vec::new();
@@ -234,6 +304,50 @@ mod tests {
         // Nobody waits.
         socket.serve();
         assert!(begin.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn clients_that_stall_are_few_and_the_oldest_is_given_up() {
+        let (_tree, _, mut socket) = served();
+        let reading = || {
+            let (client, stalled) = UnixStream::pair().unwrap();
+            client.set_nonblocking(true).unwrap();
+            let until = Instant::now() + PATIENCE;
+            let mut reading = Reading { client, rest: vec![b'x'; 4 << 20], until };
+            assert!(reading.goes_on(), "it does not fit");
+            (reading, stalled)
+        };
+        let mut stalled = Vec::new();
+        for count in 0..MAX_READING + 3 {
+            let (reading, client) = reading();
+            stalled.push(client);
+            assert_eq!(socket.keep(reading).is_some(), count >= MAX_READING);
+        }
+        assert_eq!(socket.reading.len(), MAX_READING);
+        // One that has had its time makes room for the next.
+        socket.reading.truncate(2);
+        socket.reading[0].until = Instant::now() - LATE;
+        let (reading, _client) = reading();
+        assert!(socket.keep(reading).is_some());
+        assert_eq!(socket.reading.len(), 2);
+    }
+
+    #[test]
+    fn answer_that_is_longer_than_a_sockets_buffer_arrives_whole() {
+        let (client, mut reader) = UnixStream::pair().unwrap();
+        client.set_nonblocking(true).unwrap();
+        let rest = vec![b'x'; 1 << 20];
+        let mut reading = Reading { client, rest, until: Instant::now() + PATIENCE };
+        assert!(reading.goes_on(), "it does not fit");
+        let sending = thread::spawn(move || {
+            while reading.goes_on() {
+                thread::yield_now();
+            }
+        });
+        let mut got = Vec::new();
+        reader.read_to_end(&mut got).unwrap();
+        sending.join().unwrap();
+        assert_eq!(got.len(), 1 << 20);
     }
 
     #[test]
