@@ -18,6 +18,7 @@ use strait_arch::{
 use strait_devices::{
     bus::{Bus, PioTarget},
     legacy::{
+        LegacyDevice,
         acpi_pm::{self, AcpiPm},
         i8042::I8042,
         rtc::Rtc,
@@ -330,7 +331,7 @@ fn build(
     let routes = Routes::new(vm.fd()).map_err(internal("routing interrupts"))?;
     let bus = Arc::new(Bus::new());
     let mut console = Console::open(&config.serial)?;
-    let power = legacy(&plan, &vm, &bus, &control, &mut console)?;
+    let legacy = legacy(&plan, &vm, &bus, &control, &mut console)?;
 
     let root = root_complex(&plan, &bus, Arc::clone(&slots), &control, &gate, &routes)?;
     let mut watched = Vec::new();
@@ -409,7 +410,7 @@ fn build(
         console,
         events,
         control,
-        power,
+        legacy,
         root,
         bus,
         resets,
@@ -432,15 +433,14 @@ fn ended_before(events: &mut EventLoop, ready: impl Fn() -> bool) -> Result<bool
     }
 }
 
-/// COM1, the clock, the keyboard controller's reset line and the power management block, which is returned because a
-/// reset has to reach it.
+/// COM1, the clock, the keyboard controller's reset line and the power management block; all of them, for a reset.
 fn legacy(
     plan: &Plan,
     vm: &Vm,
     bus: &Bus,
     control: &Arc<Control>,
     console: &mut Console,
-) -> Result<Arc<AcpiPm>, Failure> {
+) -> Result<Vec<Arc<dyn LegacyDevice>>, Failure> {
     let no_eventfd = internal("making an eventfd");
     let interrupt = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(&no_eventfd)?;
     vm.register_irq(&interrupt, layout::SERIAL_IRQ)?;
@@ -452,22 +452,22 @@ fn legacy(
     let above: u64 =
         plan.ram.iter().filter(|range| range.first() >= 1 << 32).map(|range| range.len()).sum();
     let below: u64 = plan.ram.iter().map(|range| range.len()).sum::<u64>() - above;
-    let power = Arc::new(AcpiPm::new(machine()));
     let keyboard = Arc::new(I8042::new(machine()));
-    let devices: [(u16, u64, PioTarget); 5] = [
+    let devices: [(u16, u64, Arc<dyn LegacyDevice>); 5] = [
         (layout::SERIAL_PORT, 8, serial),
         (0x70, 2, Arc::new(Rtc::new(below, above))),
         // Both ports of the keyboard controller; the timer's port 0x61 between them is KVM's.
         (0x60, 1, Arc::clone(&keyboard) as _),
         (0x64, 1, keyboard),
-        (layout::PM_BASE, acpi_pm::SIZE, Arc::clone(&power) as _),
+        (layout::PM_BASE, acpi_pm::SIZE, Arc::new(AcpiPm::new(machine()))),
     ];
-    for (port, len, device) in devices {
+    for (port, len, device) in &devices {
+        let (port, len) = (*port, *len);
         let range = AddressRange::new(u64::from(port), len).expect("a few ports from a fixed one");
-        bus.insert_pio(range, device)
+        bus.insert_pio(range, Arc::clone(device) as PioTarget)
             .map_err(|error| internal("placing a device")(io::Error::other(error)))?;
     }
-    Ok(power)
+    Ok(devices.map(|(.., device)| device).into())
 }
 
 fn root_complex(

@@ -17,7 +17,7 @@ use strait_arch::{
 };
 use strait_devices::{
     bus::Bus,
-    legacy::acpi_pm::AcpiPm,
+    legacy::LegacyDevice,
     pci::root::RootComplex,
     vfio::{dma::DmaDomain, hot_reset::ResetPlan},
 };
@@ -49,7 +49,7 @@ pub(crate) struct Machine {
     pub(crate) behind: bool,
     pub(crate) events: EventLoop,
     pub(crate) control: Arc<Control>,
-    pub(crate) power: Arc<AcpiPm>,
+    pub(crate) legacy: Vec<Arc<dyn LegacyDevice>>,
     pub(crate) root: Arc<RootComplex>,
     pub(crate) bus: Arc<Bus>,
     pub(crate) resets: ResetPlan,
@@ -262,7 +262,7 @@ impl Machine {
             }
         }
         self.devices.check_alive()?;
-        self.power.reset();
+        self.legacy.iter().for_each(|device| device.reset());
         self.vm.reset()?;
         // Kernel, initramfs and command line, over what a guest has left. The same each time: the plan does not change.
         let Image { kernel, plan, .. } = &self.image;

@@ -10,7 +10,7 @@ use vm_device::{
     bus::{PioAddress, PioAddressOffset},
 };
 
-use crate::ports::MachineControl;
+use crate::{legacy::LegacyDevice, ports::MachineControl};
 
 /// Ports from the first on.
 pub const SIZE: u64 = 12;
@@ -49,11 +49,6 @@ impl AcpiPm {
         Self { control, began: Instant::now(), registers: Mutex::default() }
     }
 
-    /// As after power-on; the timer runs on.
-    pub fn reset(&self) {
-        *self.registers.lock().unwrap_or_else(PoisonError::into_inner) = Registers::default();
-    }
-
     fn timer(&self) -> u32 {
         let ticks = self.began.elapsed().as_nanos() * TIMER_HZ / 1_000_000_000;
         ticks as u32 & TIMER_MASK
@@ -72,6 +67,13 @@ impl AcpiPm {
             bytes[usize::from(at)..usize::from(at) + part.len()].copy_from_slice(part);
         }
         bytes
+    }
+}
+
+impl LegacyDevice for AcpiPm {
+    /// The timer runs on.
+    fn reset(&self) {
+        *self.registers.lock().unwrap_or_else(PoisonError::into_inner) = Registers::default();
     }
 }
 
@@ -144,6 +146,17 @@ mod tests {
         assert_eq!(offs.0.load(Ordering::Relaxed), 0, "no sleep, and sleep of another type");
         pm.pio_write(PioAddress(0x600), CONTROL, &0x2001_u16.to_le_bytes());
         assert_eq!(offs.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn reset_leaves_nothing_of_what_the_guest_wrote() {
+        let pm = AcpiPm::new(Arc::new(Offs::default()));
+        let fresh = pm.snapshot();
+        pm.pio_write(PioAddress(0x600), ENABLE, &0x0120_u16.to_le_bytes());
+        pm.pio_write(PioAddress(0x600), CONTROL, &0x1400_u16.to_le_bytes());
+        assert_ne!(pm.snapshot()[..usize::from(TIMER)], fresh[..usize::from(TIMER)]);
+        pm.reset();
+        assert_eq!(pm.snapshot()[..usize::from(TIMER)], fresh[..usize::from(TIMER)]);
     }
 
     #[test]

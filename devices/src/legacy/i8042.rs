@@ -8,7 +8,7 @@ use vm_device::{
 };
 use vm_superio::{I8042Device, Trigger};
 
-use crate::ports::MachineControl;
+use crate::{legacy::LegacyDevice, ports::MachineControl};
 
 const DATA: u16 = 0x60;
 const COMMAND: u16 = 0x64;
@@ -32,6 +32,11 @@ impl I8042 {
     pub fn new(control: Arc<dyn MachineControl>) -> Self {
         Self(Mutex::new(I8042Device::new(ResetLine(control))))
     }
+}
+
+impl LegacyDevice for I8042 {
+    /// It has no registers that keep what is written.
+    fn reset(&self) {}
 }
 
 impl DevicePio for I8042 {

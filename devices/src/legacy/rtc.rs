@@ -12,6 +12,8 @@ use vm_device::{
     bus::{PioAddress, PioAddressOffset},
 };
 
+use crate::legacy::LegacyDevice;
+
 const INDEX: PioAddressOffset = 0;
 const DATA: PioAddressOffset = 1;
 
@@ -43,9 +45,12 @@ const D_VALID: u8 = 1 << 7;
 /// Ports 0x70 and 0x71.
 pub struct Rtc {
     state: Mutex<State>,
+    power_on: State,
     now: fn() -> Duration,
 }
 
+#[derive(Clone)]
+#[cfg_attr(test, derive(Debug, PartialEq, Eq))]
 struct State {
     index: u8,
     memory: [u8; 128],
@@ -67,7 +72,8 @@ impl Rtc {
         memory[ABOVE_16M..ABOVE_16M + 2]
             .copy_from_slice(&chunks(low_ram.saturating_sub(16 << 20), 0xffff)[..2]);
         memory[ABOVE_4G..ABOVE_4G + 3].copy_from_slice(&chunks(high_ram, 0xff_ffff)[..3]);
-        Self { state: Mutex::new(State { index: 0, memory }), now }
+        let power_on = State { index: 0, memory };
+        Self { state: Mutex::new(power_on.clone()), power_on, now }
     }
 
     fn read(&self, state: &State) -> u8 {
@@ -108,6 +114,14 @@ fn hours(hour: u8, status_b: u8) -> u8 {
     let afternoon = if hour >= 12 { 0x80 } else { 0 };
     let hour = if hour.is_multiple_of(12) { 12 } else { hour % 12 };
     encode(hour, status_b) | afternoon
+}
+
+impl LegacyDevice for Rtc {
+    /// The memory too, which a battery would keep: it holds what firmware writes at each start, and there is no firmware
+    /// that would correct what a guest has left.
+    fn reset(&self) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = self.power_on.clone();
+    }
 }
 
 impl DevicePio for Rtc {
@@ -156,6 +170,19 @@ mod tests {
         rtc.pio_write(PioAddress(0x70), INDEX, &[STATUS_B]);
         rtc.pio_write(PioAddress(0x70), DATA, &[B_BINARY]);
         assert_eq!((read(&rtc, HOURS), read(&rtc, MINUTES)), (0x81, 45));
+    }
+
+    #[test]
+    fn reset_leaves_nothing_of_what_the_guest_wrote() {
+        let rtc = Rtc::with_clock(2 << 30, 0, || Duration::from_secs(13 * 3600));
+        for index in 0..=0x7f {
+            rtc.pio_write(PioAddress(0x70), INDEX, &[index]);
+            rtc.pio_write(PioAddress(0x70), DATA, &[0x5a]);
+        }
+        assert_ne!(*rtc.state.lock().unwrap(), rtc.power_on);
+        rtc.reset();
+        assert_eq!(*rtc.state.lock().unwrap(), rtc.power_on);
+        assert_eq!((read(&rtc, HOURS), read(&rtc, 0x35)), (0x13, 0x7f));
     }
 
     #[test]

@@ -19,6 +19,8 @@ use vm_device::{
 use vm_superio::{Trigger, serial::NoEvents};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::legacy::LegacyDevice;
+
 /// Bytes that a guest may leave unread before whoever types has to wait. Much, because a command to strait is found only
 /// in what was taken: whoever pastes a file at a guest that hangs can still end it.
 const MAX_WAITING: usize = 4 << 20;
@@ -120,17 +122,19 @@ impl Serial {
         Some(until.saturating_duration_since(Instant::now()).max(SHORTEST_PAUSE))
     }
 
-    /// As after power-on. What was typed and is not in the FIFO yet stays.
-    pub fn reset(&self) {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LegacyDevice for Serial {
+    /// What was typed and is not in the FIFO yet stays.
+    fn reset(&self) {
         let mut state = self.lock();
         let output = std::mem::replace(state.uart.writer_mut(), Box::new(io::sink()));
         state.uart = Uart::new(Interrupt(Arc::clone(&state.interrupt)), output);
         state.enabled = 0;
         state.feed();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
