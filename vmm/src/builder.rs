@@ -100,7 +100,13 @@ pub(crate) struct Draft {
 /// What [`run`] would build, on any host; nothing is touched.
 pub(crate) fn draft(sysroot: Sysroot, config: &RunConfig) -> Result<Draft, Failure> {
     let config = RunConfig { dry_run: true, ..config.clone() };
-    let Prepared { selection, plan, owned } = prepare(&View::at(sysroot), None, &config)?;
+    let Prepared { mut selection, plan, owned } =
+        prepare(&View::at(sysroot.clone()), None, &config)?;
+    check_size(&sysroot, &config)?;
+    // Whoever only looks may be another user than the one who will run it.
+    if !config.vfio.is_empty() {
+        selection.warnings.extend(check::memlock(&sysroot, config.memory.size).err());
+    }
     let binding = match owned {
         Owned::Planned(binding) => binding,
         Owned::Before | Owned::Taken(_) => Bindable::default(),
@@ -204,12 +210,17 @@ pub(crate) fn check_cpu(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Fai
     Ok(())
 }
 
-/// Is there enough memory, and may it be locked? Known before a device is touched.
-fn check_memory(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Failure> {
+/// Is there enough memory?
+fn check_size(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Failure> {
     match config.memory.pages {
-        Pages::Default => check::memory(sysroot, config.memory.size)?,
-        pages => check::huge_pages(sysroot, pages.granule(), config.memory.size)?,
+        Pages::Default => check::memory(sysroot, config.memory.size),
+        pages => check::huge_pages(sysroot, pages.granule(), config.memory.size),
     }
+}
+
+/// The same, and may it be locked? Known before a device is touched.
+fn check_memory(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Failure> {
+    check_size(sysroot, config)?;
     if !config.vfio.is_empty() {
         check::memlock(sysroot, config.memory.size)?;
         raise_memlock()?;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use golden::{assert_golden, assert_schema};
 use look::look;
 use serde_json::{Value, json};
-use strait_resources::host::fixture::{Function, Tree};
+use strait_resources::host::fixture::{Function, Tree, limits, status};
 
 /// An ELF kernel of a few bytes at 16 MiB.
 fn kernel(tree: &Tree) -> PathBuf {
@@ -263,4 +263,28 @@ fn what_a_guests_cpu_has_only_when_asked_for_is_shown_and_refused_before_anythin
         assert!(told.contains(says), "{told}");
     }
     assert_eq!(dry_run(&tree, &[]).0, 0);
+}
+
+#[test]
+fn memory_that_a_run_would_not_have_is_refused_at_once() {
+    let tree = host();
+    let passed = ["--vfio", "d8:00", "--memory", "8G"];
+    tree.file("/proc/self/cgroup", "11:memory:/docker/abc\n0::/system.slice/docker.service\n");
+    let at = "/sys/fs/cgroup/memory/docker/abc";
+    tree.file(&format!("{at}/memory.limit_in_bytes"), "9223372036854771712\n");
+    assert_eq!(dry_run(&tree, &passed).0, 0);
+    tree.file(&format!("{at}/memory.limit_in_bytes"), "4294967296\n");
+    let (status, text, told) = dry_run(&tree, &passed);
+    assert_eq!((status, text.as_str()), (6, ""));
+    assert!(told.contains("error[E1301]") && told.contains("/docker/abc"), "{told}");
+}
+
+#[test]
+fn memory_that_this_user_may_not_lock_is_warned_of() {
+    let tree = host();
+    tree.file("/proc/self/limits", limits(65_536, 65_536));
+    tree.file("/proc/self/status", status(1000, 0));
+    let (status, text, told) = dry_run(&tree, &["--vfio", "d8:00", "--memory", "8G"]);
+    assert_eq!(status, 0, "{told}");
+    assert!(text.contains("Machine") && told.contains("warning[E1306]"), "{told}");
 }
