@@ -31,7 +31,7 @@ use strait_resources::{
     host::{
         atomics::AtomicOps,
         check, iommu,
-        pci::HostFunction,
+        pci::{HostFunction, Link as HostLink},
         reset::{self, Way},
         sysroot::Sysroot,
         trouble,
@@ -308,25 +308,13 @@ impl Slot {
         Ok(PortRequest { id: self.id.clone(), bus: self.bus, functions })
     }
 
-    /// The first function's link as it is now.
+    /// The first function's link: that between slot and card.
     pub(crate) fn link(&self) -> Link {
         let host = self.functions.first().and_then(|function| function.host.link.as_ref());
-        let Some(link) = host else { return Link::default() };
-        // A card that idles has its link turned down: what it can is what a driver will find under load.
-        let (speed, width) =
-            (generation(&link.max_speed), u8::try_from(link.max_width).unwrap_or(0));
-        match (speed, width) {
-            (Some(speed), 1..=32) => Link { speed, width },
-            _ => Link::default(),
-        }
+        // A card that idles has its link turned down: what card and slot can is what a driver will find under load.
+        let reachable = host.and_then(HostLink::reachable);
+        reachable.map_or_else(Link::default, |(speed, width)| Link { speed, width })
     }
-}
-
-/// `16.0 GT/s PCIe` is generation 4.
-fn generation(speed: &str) -> Option<u8> {
-    let rate = speed.split_whitespace().next()?;
-    let known = ["2.5", "5.0", "8.0", "16.0", "32.0", "64.0"];
-    known.iter().position(|known| *known == rate).map(|index| index as u8 + 1)
 }
 
 impl Chosen {

@@ -1,5 +1,7 @@
 //! PCI functions of the host, from sysfs (Documentation/ABI/testing/sysfs-bus-pci, PCI/sysfs-pci.rst).
 
+mod link;
+
 use std::{collections::BTreeMap, fmt, ops::Range, str::FromStr, time::Duration};
 
 use super::{
@@ -10,6 +12,8 @@ use crate::{
     bar::{BarIndex, BarKind, BarSpec},
     bdf::Bdf,
 };
+
+pub use link::{Link, Port, rate};
 
 /// Where sysfs lists the functions.
 pub const DEVICES: &str = "/sys/bus/pci/devices";
@@ -45,7 +49,7 @@ pub struct HostFunction {
     pub config: Vec<u8>,
     /// What kind of header.
     pub header: Header,
-    /// The link, for a PCI Express function.
+    /// The link, for a PCI Express function: that between slot and card.
     pub link: Option<Link>,
     /// What the kernel would try to reset it, best first; empty: none.
     pub reset_methods: Vec<String>,
@@ -96,27 +100,6 @@ impl Class {
     /// A VGA or 3D controller or another display.
     pub const fn is_display(self) -> bool {
         self.base() == 0x03
-    }
-}
-
-/// PCI Express link, as the kernel words it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// `2.5 GT/s PCIe`; cards lower it when idle.
-    pub speed: String,
-    /// Lanes in use; 0 when the link is down.
-    pub width: u32,
-    /// The most that the card can.
-    pub max_speed: String,
-    /// The most lanes that the card can.
-    pub max_width: u32,
-}
-
-impl Link {
-    /// Slower or narrower than the card can. Normal for an idle graphics card, which speeds up under load; a
-    /// narrower link under load is a matter of the slot.
-    pub fn is_reduced(&self) -> bool {
-        self.speed != self.max_speed || self.width != self.max_width
     }
 }
 
@@ -210,6 +193,27 @@ pub fn upstream(sysroot: &Sysroot, bdf: Bdf) -> Result<Vec<Bdf>, SysError> {
     Ok(parts.filter_map(|part| part.parse().ok()).filter(|above| *above != bdf).collect())
 }
 
+/// The functions on the buses below a bridge, bridges left out.
+fn addresses_below(sysroot: &Sysroot, bridge: Bdf) -> Result<Vec<Bdf>, SysError> {
+    /// No tree of buses is deeper.
+    const DEPTH: usize = 8;
+    let mut found = Vec::new();
+    let mut level = vec![bridge];
+    for _ in 0..DEPTH {
+        let mut next = Vec::new();
+        for above in level {
+            let names = sysroot.list_if_present(&format!("{DEVICES}/{above}"))?;
+            let below: Vec<Bdf> = names.iter().filter_map(|name| name.parse().ok()).collect();
+            if below.is_empty() && above != bridge {
+                found.push(above);
+            }
+            next.extend(below);
+        }
+        level = next;
+    }
+    Ok(found)
+}
+
 /// The name that `driver_override` holds. Reading it waits for the device's lock, which a driver that hangs in its
 /// unbind never returns: so it is no part of [`find`], and has a time limit.
 pub fn driver_override(sysroot: &Sysroot, bdf: Bdf) -> Result<Option<String>, SysError> {
@@ -226,8 +230,6 @@ fn read(at: &Attributes<'_>) -> Result<HostFunction, SysError> {
     let (bars, unassigned) = at.resources()?;
     let config = at.sysroot.read_bytes(&path(at.bdf, "config"))?;
     let physical_function = at.link("physfn")?;
-    // Registers of a virtual function say nothing of the link that it shares.
-    let linked = Attributes { bdf: physical_function.unwrap_or(at.bdf), ..*at };
     Ok(HostFunction {
         bdf: at.bdf,
         vendor: at.id("vendor")?,
@@ -243,7 +245,8 @@ fn read(at: &Attributes<'_>) -> Result<HostFunction, SysError> {
         unassigned,
         header: header(&config),
         config,
-        link: linked.express_link()?,
+        // Registers of a virtual function say nothing of the link that it shares.
+        link: link::of_card(at.sysroot, physical_function.unwrap_or(at.bdf))?,
         reset_methods: at
             .text("reset_method")?
             .map(|text| text.split_whitespace().map(str::to_owned).collect())
@@ -311,19 +314,6 @@ impl Attributes<'_> {
             Ok(node) => Ok(u32::try_from(node).ok()),
             Err(_) => Err(SysError::nonsense(&path(self.bdf, "numa_node"), &text)),
         }
-    }
-
-    fn express_link(&self) -> Result<Option<Link>, SysError> {
-        let number = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
-        let (Some(speed), Some(max_speed)) =
-            (self.text("current_link_speed")?, self.text("max_link_speed")?)
-        else {
-            return Ok(None);
-        };
-        let (width, max_width) =
-            (number(self.text("current_link_width")?), number(self.text("max_link_width")?));
-        // A function that is no PCI Express one has these files too; they say nothing.
-        Ok((max_speed != "Unknown").then_some(Link { speed, width, max_speed, max_width }))
     }
 
     /// The first seven lines of `resource`: BAR 0 to 5, ROM; "start end flags" each. An integrated endpoint's

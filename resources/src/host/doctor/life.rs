@@ -103,16 +103,26 @@ pub(super) fn interrupts(_: &Host<'_>, function: &HostFunction) -> Answer {
 /// 32: the link is as wide as it can be.
 pub(super) fn link(_: &Host<'_>, function: &HostFunction) -> Answer {
     let Some(link) = &function.link else { return Ok(Vec::new()) };
-    let now = format!("{} x{}", link.speed, link.width);
+    let mut now = format!("{} x{}", link.speed, link.width);
+    if link.at != function.bdf {
+        now = format!("{now} at {}", link.at);
+    }
+    let most = format!("{} x{}", link.max_speed, link.max_width);
+    let slot = link.port.as_ref();
     Ok(vec![if !link.is_reduced() {
         Outcome::pass(now)
-    } else if link.width == link.max_width {
-        Outcome::info(format!("{now} of {}: an idle downshift is normal", link.max_speed))
-    } else {
+    } else if link.width < link.max_lanes() && slot.is_some() {
+        // A slot that shares its lanes with another says how many it could have.
         Outcome::info(format!(
-            "{now} of {} x{}: the slot has fewer lanes",
-            link.max_speed, link.max_width
+            "{now} of {most}, and the slot can x{}: lanes are shared, or the card, its riser or the slot are not clean",
+            slot.map_or(0, |slot| slot.max_width)
         ))
+    } else if link.width < link.max_width {
+        Outcome::info(format!("{now} of {most}: the slot has fewer lanes"))
+    } else if link.max_rate() > 0 && pci::rate(&link.speed) == Some(link.max_rate()) {
+        Outcome::info(format!("{now} of {most}: the slot is slower than the card"))
+    } else {
+        Outcome::info(format!("{now} of {}: an idle downshift is normal", link.max_speed))
     }])
 }
 

@@ -82,6 +82,7 @@ struct AddressSpace {
 
 #[derive(Serialize)]
 struct Link {
+    at: String,
     speed: String,
     width: u32,
     max_speed: String,
@@ -185,6 +186,7 @@ fn device(entry: &Entry, names: &Names) -> Device {
         bars: bars(function),
         address_space: address_space(entry.totals),
         link: function.link.as_ref().map(|link| Link {
+            at: link.at.to_string(),
             speed: link.speed.clone(),
             width: link.width,
             max_speed: link.max_speed.clone(),

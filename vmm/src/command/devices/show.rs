@@ -167,10 +167,15 @@ fn state(page: &mut Page<'_>, facts: &Facts) {
     page.line("driver", &driver);
     if let Some(link) = &function.link {
         let mut words = format!("{} x{}", link.speed, link.width);
+        if link.at != function.bdf {
+            let _ = write!(words, " at {}", link.at);
+        }
         if link.is_reduced() {
             let _ = write!(words, " of {} x{}", link.max_speed, link.max_width);
-            words.push_str(if link.speed == link.max_speed {
+            words.push_str(if link.width < link.max_width {
                 ": the slot has fewer lanes"
+            } else if pci::rate(&link.speed) == Some(link.max_rate()) {
+                ": the slot is slower than the card"
             } else {
                 " (cards turn their link down when idle)"
             });

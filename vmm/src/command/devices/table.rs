@@ -165,6 +165,8 @@ mod tests {
     #[test]
     fn link_that_idles_shows_both_and_one_at_its_best_one() {
         let made = |speed: &str, width| Link {
+            at: "3b:00.0".parse().unwrap(),
+            port: None,
             speed: speed.to_owned(),
             width,
             max_speed: "8.0 GT/s PCIe".to_owned(),

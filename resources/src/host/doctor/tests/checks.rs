@@ -254,6 +254,40 @@ fn r19_idle_link_is_no_warning_and_a_narrow_one_is_told_as_the_slots() {
 }
 
 #[test]
+fn link_of_a_card_in_a_slot_that_can_less_is_told_as_the_slots_and_with_its_place() {
+    let tree = Tree::two_cards();
+    let (port, upper, lower) = ("0000:00:01.1", "0000:01:00.0", "0000:02:01.0");
+    for (bdf, class, header_type, under) in [
+        (port, 0x06_0400, 1, &[][..]),
+        (upper, 0x06_0400, 1, &[port][..]),
+        (lower, 0x06_0400, 1, &[port, upper][..]),
+        ("0000:04:00.0", 0x03_0000, 0, &[port, upper, lower][..]),
+    ] {
+        let group = Some(5);
+        tree.function(&Function { bdf, class, header_type, under, group, ..Function::default() });
+    }
+    let link = |bdf: &str, speed: &str, width: &str, max: &str| {
+        for (name, value) in [
+            ("current_link_speed", speed),
+            ("current_link_width", width),
+            ("max_link_speed", max),
+            ("max_link_width", "16"),
+        ] {
+            tree.file(&format!("/sys/bus/pci/devices/{bdf}/{name}"), value);
+        }
+    };
+    let fact = || worst(&tree, &["04:00.0"], 32).fact;
+    link(port, "8.0 GT/s PCIe", "16", "8.0 GT/s PCIe");
+    link(upper, "8.0 GT/s PCIe", "16", "16.0 GT/s PCIe");
+    assert!(fact().contains("at 0000:01:00.0"), "{}", fact());
+    assert!(fact().contains("the slot is slower than the card"), "{}", fact());
+    link(upper, "2.5 GT/s PCIe", "16", "16.0 GT/s PCIe");
+    assert!(fact().contains("idle downshift"), "{}", fact());
+    link(upper, "8.0 GT/s PCIe", "4", "16.0 GT/s PCIe");
+    assert!(fact().contains("and the slot can x16"), "{}", fact());
+}
+
+#[test]
 fn r22_card_that_its_maker_supports_late_in_guests_is_information() {
     let tree = Tree::two_cards();
     let about = |bdf: &str| {
