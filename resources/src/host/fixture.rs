@@ -74,6 +74,11 @@ impl Tree {
         fs::write(self.make_parent(path), content).unwrap();
     }
 
+    /// Makes what stands for a device node: `b259:1`, `c226:0`.
+    pub fn node(&self, path: &str, number: &str) {
+        self.file(path, format!("{number}\n"));
+    }
+
     /// Makes a symbolic link, and the directories above it.
     pub fn link(&self, path: &str, target: &str) {
         symlink(target, self.make_parent(path)).unwrap();

@@ -5,7 +5,10 @@
 //! what the firmware says (drivers/firmware/sysfb.c), and only /proc/iomem shows in whose BAR it lies. As long as it
 //! does, VFIO cannot map that BAR. vgacon draws through the legacy VGA window and holds no BAR.
 
-use super::sysroot::{SysError, Sysroot};
+use super::{
+    holders::DeviceNode,
+    sysroot::{SysError, Sysroot},
+};
 use crate::bdf::Bdf;
 
 /// The drivers for it, and what each writes into /proc/iomem; `BOOTFB` is the platform device itself.
@@ -58,11 +61,15 @@ impl Driver {
     }
 
     /// The nodes in /dev that programs draw on it with.
-    pub fn nodes(&self, sysroot: &Sysroot) -> Result<Vec<String>, SysError> {
+    pub fn nodes(&self, sysroot: &Sysroot) -> Result<Vec<DeviceNode>, SysError> {
         let mut nodes = Vec::new();
         for (class, directory) in [("graphics", "/dev"), ("drm", "/dev/dri")] {
-            let names = sysroot.list_if_present(&format!("{}/{class}", self.device_path()))?;
-            nodes.extend(names.iter().map(|name| format!("{directory}/{name}")));
+            let at = format!("{}/{class}", self.device_path());
+            for name in sysroot.list_if_present(&at)? {
+                let number = sysroot.read_if_present(&format!("{at}/{name}/dev"))?;
+                let number = number.map(|number| format!("c{number}"));
+                nodes.push(DeviceNode { path: format!("{directory}/{name}"), number });
+            }
         }
         Ok(nodes)
     }
@@ -196,7 +203,9 @@ mod tests {
             tree.directory(&format!("/sys/devices/platform/simple-framebuffer.0/{node}"));
         }
         let driver = on_card(&tree, "0000:3b:00.0").unwrap().driver.unwrap();
-        assert_eq!(driver.nodes(&tree.sysroot()).unwrap(), ["/dev/fb0", "/dev/dri/card0"]);
+        let nodes = driver.nodes(&tree.sysroot()).unwrap();
+        let paths: Vec<&str> = nodes.iter().map(|node| node.path.as_str()).collect();
+        assert_eq!(paths, ["/dev/fb0", "/dev/dri/card0"]);
         assert!(driver.is_bound(&tree.sysroot()).unwrap());
     }
 }

@@ -5,10 +5,11 @@
 
 use super::{
     capabilities::{self, Kind},
-    check::{self, assignable},
-    cpu, driver,
-    holders::{Holder, holders},
+    check::{self, Allowed, assignable},
+    cpu,
+    holders::Holder,
     iommu,
+    needs::{Needs, group_node},
     pci::{self, HostFunction},
     sysroot::{SysError, Sysroot},
 };
@@ -95,15 +96,14 @@ pub fn inventory(sysroot: &Sysroot) -> Result<Vec<Entry>, SysError> {
 /// What is the same for every function.
 struct Judge<'a> {
     sysroot: &'a Sysroot,
-    holders: Vec<Holder>,
+    needs: Needs<'a>,
     is_x86: bool,
 }
 
 impl<'a> Judge<'a> {
     fn new(sysroot: &'a Sysroot) -> Result<Self, SysError> {
-        // One walk over all processes, not one for each group.
-        let holders = holders(sysroot, |node| node.starts_with("/dev/vfio/"))?.found;
-        Ok(Self { sysroot, holders, is_x86: cpu::first_cpu(sysroot)?.is_some() })
+        let needs = Needs::new(sysroot);
+        Ok(Self { sysroot, needs, is_x86: cpu::first_cpu(sysroot)?.is_some() })
     }
 
     fn verdict(&self, function: &HostFunction) -> Result<Verdict, SysError> {
@@ -124,7 +124,10 @@ impl<'a> Judge<'a> {
             assignable::kind(self.sysroot, function).and_then(|()| match function.group {
                 Some(group) => assignable::reserved(self.sysroot, group, one)
                     .and_then(|()| assignable::addressed(function))
-                    .and_then(|()| assignable::free(function.bdf, group, &self.holders_of(group))),
+                    .and_then(|()| {
+                        let holders = self.holders_of(group)?;
+                        assignable::free(self.sysroot, function.bdf, group, &holders)
+                    }),
                 None => Ok(()),
             });
         if let Err(failure) = refusal {
@@ -134,27 +137,15 @@ impl<'a> Judge<'a> {
         if to_bind.is_empty() {
             return Ok(Verdict::Assignable);
         }
-        for member in &to_bind {
-            if driver::uses(self.sysroot, member)?.is_empty() {
-                continue;
-            }
-            // The checks name what would be lost.
-            let refusal = match function.group {
-                Some(group) if member.bdf != function.bdf => {
-                    assignable::viable(self.sysroot, group, one)
-                }
-                _ => assignable::on_vfio(self.sysroot, one),
-            };
-            if let Err(failure) = refusal {
-                return Ok(Verdict::No(failure));
-            }
+        if let Err(failure) = check::bindable_of(&self.needs, one, &Allowed::default()) {
+            return Ok(Verdict::No(failure));
         }
         Ok(Verdict::AfterBinding(to_bind.iter().map(|member| member.bdf).collect()))
     }
 
-    fn holders_of(&self, group: u32) -> Vec<Holder> {
-        let node = format!("/dev/vfio/{group}");
-        self.holders.iter().filter(|holder| holder.node == node).cloned().collect()
+    fn holders_of(&self, group: u32) -> Result<Vec<Holder>, SysError> {
+        let node = group_node(self.sysroot, &group.to_string())?;
+        Ok(self.needs.files()?.holders(&[node]).found)
     }
 
     /// The function itself unless VFIO has it, and the members of its group that are in the way.
@@ -243,12 +234,8 @@ mod tests {
     #[test]
     fn verdict_of_the_hosts_only_display_is_no() {
         let failure = refusal(&Tree::two_cards(), "03:00.0");
-        assert_eq!(failure.code.id, "E1102");
-        assert!(
-            failure.details.iter().any(|line| line.contains("console")),
-            "{:?}",
-            failure.details
-        );
+        assert_eq!(failure.code.id, "E1104");
+        assert!(failure.cause.contains("console"), "{}", failure.cause);
     }
 
     #[test]
@@ -260,7 +247,7 @@ mod tests {
         tree.link("/sys/block/nvme0n1", "../bus/pci/devices/0000:00:03.0/nvme/nvme0/nvme0n1");
         tree.file("/proc/self/mountinfo", "25 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n");
         assert_eq!(refusal(&tree, "00:02.0").code.id, "E1103");
-        assert_eq!(refusal(&tree, "00:03.0").code.id, "E1102");
+        assert_eq!(refusal(&tree, "00:03.0").code.id, "E1104");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{MetadataExt, OpenOptionsExt},
+            fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
             net::UnixStream,
         },
     },
@@ -256,20 +256,35 @@ impl Sysroot {
     /// several devices, and those without one, have a number of their own.
     pub fn device_of(&self, path: &str) -> Result<Option<String>, SysError> {
         let found = present(fs::metadata(self.path(path)).map_err(error("look at", path)))?;
-        // The encoding of the two numbers in st_dev, makedev(3).
-        Ok(found.map(|meta| {
-            let device = meta.dev();
-            let major = (device >> 8 & 0xfff) | (device >> 32 & !0xfff);
-            let minor = (device & 0xff) | (device >> 12 & !0xff & 0xffff_ffff);
-            format!("{major}:{minor}")
-        }))
+        Ok(found.map(|meta| numbers(meta.dev())))
+    }
+
+    /// Kind and number of the device node at `path`: `b259:1`, `c226:0`; `None` when it is no device, or cannot be looked
+    /// at. In a directory that stands for a host, where only root can make nodes, a file with that text is one.
+    pub fn number_at(&self, path: &str) -> Option<String> {
+        let path = self.path(path);
+        let kept = || fs::File::open(&path).ok().filter(|_| !self.is_host());
+        number_of(&fs::metadata(&path).ok()?).or_else(|| node_text(kept()?))
+    }
+
+    /// The same for a file that a process has open, which calls it `path`: by the descriptor itself, so that another
+    /// mount namespace does not matter. In a directory that stands for a host the process's own root comes first.
+    pub fn number_of_open(&self, pid: u32, descriptor: &str, path: &str) -> Option<String> {
+        if self.is_host() {
+            let open = self.path(&format!("/proc/{pid}/fd/{descriptor}"));
+            return number_of(&fs::metadata(open).ok()?);
+        }
+        self.number_at(&format!("/proc/{pid}/root{path}")).or_else(|| self.number_at(path))
     }
 
     /// Opens a block device for itself alone and closes it again: refused (EBUSY) when the kernel has claimed it.
     pub fn try_claim(&self, path: &str) -> io::Result<()> {
         use std::os::unix::fs::OpenOptionsExt;
         const O_EXCL: i32 = 0o200;
-        fs::OpenOptions::new().read(true).custom_flags(O_EXCL).open(self.path(path)).map(drop)
+        // A drive with an open tray would close it.
+        const O_NONBLOCK: i32 = 0o4000;
+        let flags = O_EXCL | O_NONBLOCK;
+        fs::OpenOptions::new().read(true).custom_flags(flags).open(self.path(path)).map(drop)
     }
 
     /// Owner and mode; `None` when there is nothing.
@@ -324,6 +339,34 @@ impl Sysroot {
 fn cat() -> &'static str {
     const USUAL: [&str; 3] = ["/bin/cat", "/usr/bin/cat", "/run/current-system/sw/bin/cat"];
     USUAL.into_iter().find(|path| Path::new(path).exists()).unwrap_or(USUAL[0])
+}
+
+/// The two halves of a device number, makedev(3).
+fn numbers(device: u64) -> String {
+    let major = (device >> 8 & 0xfff) | (device >> 32 & !0xfff);
+    let minor = (device & 0xff) | (device >> 12 & !0xff & 0xffff_ffff);
+    format!("{major}:{minor}")
+}
+
+fn number_of(meta: &fs::Metadata) -> Option<String> {
+    let kind = meta.file_type();
+    let letter = match (kind.is_block_device(), kind.is_char_device()) {
+        (true, _) => 'b',
+        (_, true) => 'c',
+        _ => return None,
+    };
+    Some(format!("{letter}{}", numbers(meta.rdev())))
+}
+
+/// The text of a file that stands for a device node.
+fn node_text(file: fs::File) -> Option<String> {
+    const LONGEST: u64 = 32;
+    let mut text = String::new();
+    file.take(LONGEST).read_to_string(&mut text).ok()?;
+    let text = text.trim();
+    let (major, minor) = text.strip_prefix(['b', 'c'])?.split_once(':')?;
+    let is_number = |text: &str| text.parse::<u32>().is_ok();
+    (is_number(major) && is_number(minor)).then(|| text.to_owned())
 }
 
 fn error(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> SysError {

@@ -209,18 +209,18 @@ node=$(disk $nvme0) || exit 1
 net=$(ls $PCI/$nic/net)
 mke2fs -F $node >/dev/null 2>&1
 mkdir -p /tmp/mounted && mount -t ext4 $node /tmp/mounted || { echo "FAIL: no file system"; exit 1; }
-refused mounted E1104 "is mounted on /tmp/mounted" bind $nvme0
-refused mounted-run E1104 "is mounted on /tmp/mounted" run --kernel $VMLINUX --vfio $nvme0,managed=yes
+refused mounted E1104 "${node#/dev/} -> mounted on /tmp/mounted" bind $nvme0
+refused mounted-run E1104 "${node#/dev/} -> mounted on /tmp/mounted" run --kernel $VMLINUX --vfio $nvme0,managed=yes
 umount /tmp/mounted
 mkswap $node >/dev/null && swapon $node || { echo "FAIL: no swap"; exit 1; }
-refused swap E1104 "is in use as swap" bind $nvme0
+refused swap E1104 "${node#/dev/} -> in use as swap" bind $nvme0
 swapoff $node
 sleep 100 9<$node &
 refused open E1106 "(pid $!): $node" bind $nvme0
 kill $!
 ip addr add 10.0.2.15/24 dev $net && ip link set $net up && ip route add default via 10.0.2.2 ||
     { echo "FAIL: no route"; exit 1; }
-refused route E1104 "the host's default route goes through $net" bind $nic
+refused route E1104 "$nic -> $net -> the host's default route" bind $nic
 ip route del default && ip addr flush dev $net && ip link set $net down
 # With nothing in the way it goes, and comes back.
 bindings >$J/before
@@ -275,7 +275,7 @@ give_back $edu0
 ip addr add 10.0.2.15/24 dev $net && ip link set $net up && ip route add default via 10.0.2.2 ||
     { echo "FAIL: no route"; exit 1; }
 refused needed E1103 "0000:01:02.0 shares IOMMU group $(group $nic) and the host needs it" bind $edu0
-says needed.err "default route goes through $net"
+says needed.err "$net -> the host's default route"
 ip route del default && ip addr flush dev $net && ip link set $net down
 bindings >$J/before
 vm_a &

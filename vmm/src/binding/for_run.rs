@@ -14,7 +14,7 @@ use strait_resources::{
     },
 };
 
-use super::{Binder, Guard, Kind, View, methods, session_peers};
+use super::{Binder, Guard, Kind, View, methods};
 use crate::{
     builder::internal,
     config::{Managed, RunConfig},
@@ -55,11 +55,7 @@ pub(crate) fn owned<'a>(
         Some(managed) if root && !(managed.is_empty() && methods.is_empty()) => managed,
         _ => return Ok((candidates, Owned::Before)),
     };
-    let allowed = Allowed {
-        boot_vga: config.allow_boot_vga,
-        release_fb: config.release_fb,
-        peers: session_peers(),
-    };
+    let allowed = Allowed { boot_vga: config.allow_boot_vga, release_fb: config.release_fb };
     let Some(binder) = binder else {
         return Ok((candidates, Owned::Planned(view.plan(&managed, &allowed)?)));
     };

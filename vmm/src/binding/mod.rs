@@ -30,7 +30,7 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, env, net::IpAddr, ops::Deref, rc::Rc};
+use std::{collections::BTreeMap, ops::Deref, rc::Rc};
 
 use strait_resources::{
     bdf::Bdf,
@@ -237,10 +237,4 @@ impl Binder {
         let journal = Journal::new(&self.sysroot, Kind::Run, entries)?;
         Guard::new(self.clone(), journal)
     }
-}
-
-/// Whom the user of this process must not lose: the far end of the SSH session it was started from.
-pub(crate) fn session_peers() -> Vec<IpAddr> {
-    let connection = env::var("SSH_CONNECTION").unwrap_or_default();
-    connection.split(' ').next().and_then(|peer| peer.parse().ok()).into_iter().collect()
 }

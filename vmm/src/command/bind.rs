@@ -68,11 +68,7 @@ impl Done {
 }
 
 fn bound(view: &View, binder: Option<&Binder>, args: &BindArgs) -> Result<Done, Failure> {
-    let allowed = Allowed {
-        boot_vga: args.allow_boot_vga,
-        release_fb: args.release_fb,
-        peers: binding::session_peers(),
-    };
+    let allowed = Allowed { boot_vga: args.allow_boot_vga, release_fb: args.release_fb };
     let sysroot = view.sysroot();
     let locked = match binder {
         None => None,

@@ -13,6 +13,7 @@ use strait_resources::{
     host::{
         check,
         inventory::{self, Entry, Verdict},
+        needs::Needs,
         pci::Class,
         sysroot::Sysroot,
     },
@@ -71,10 +72,10 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
     let sysroot = Sysroot::at(&args.output.sysroot);
     let names = Names::load(&sysroot);
     let wanted: Vec<Bdf> = check::select(&sysroot, &args.devices)?.iter().map(|f| f.bdf).collect();
-    let mut shown = Vec::new();
+    let (mut shown, needs) = (Vec::new(), Needs::new(&sysroot));
     for entry in inventory::inventory(&sysroot)? {
         if wanted.contains(&entry.function.bdf) {
-            shown.push(show::Facts::collect(&sysroot, entry)?);
+            shown.push(show::Facts::collect(&needs, entry)?);
         }
     }
     if args.output.json {
@@ -93,6 +94,9 @@ fn is_of(wanted: DeviceClass, class: Class) -> bool {
         DeviceClass::Usb => (base, sub) == (0x0c, 0x03),
     }
 }
+
+/// How the refusal of a device that the host needs begins, behind its address.
+const NOT_TAKEN: &str = " is not taken away from the host: ";
 
 /// The verdict in one or two words, with its colour.
 fn verdict(entry: &Entry) -> (&'static str, anstyle::Style) {
@@ -121,18 +125,9 @@ fn reason(entry: &Entry) -> Option<String> {
             if failure.code.exit == codes::E1001.exit {
                 return Some(format!("{} ({id}): see strait doctor", failure.code.title));
             }
-            // What would be lost says more than that a driver has it.
-            let harm = failure.details.iter().find_map(|line| {
-                let (who, harm) = line.split_once(" away would hurt: ")?;
-                Some((who.strip_prefix("taking ")?, harm))
-            });
-            Some(match harm {
-                Some((who, harm)) if who == entry.function.bdf.to_string() => {
-                    format!("{harm} ({id})")
-                }
-                Some((who, harm)) => format!("{who} of its group: {harm} ({id})"),
-                None => format!("{} ({id})", failure.cause),
-            })
+            // The way from the device to what would be lost says it all.
+            let (_, way) = failure.cause.split_once(NOT_TAKEN).unwrap_or(("", &failure.cause));
+            Some(format!("{way} ({id})"))
         }
     }
 }

@@ -164,7 +164,14 @@ fn render(findings: &[Finding], columns: usize, all: bool) -> String {
         }
         if finding.level < Level::Info {
             for detail in &finding.details {
-                let _ = writeln!(text, "        {QUIET}{detail}{QUIET:#}");
+                // A way to what would be lost may be long; a command stays one line.
+                let lines = match detail.contains(" -> ") {
+                    true => wrapped(detail, room.saturating_sub(2)),
+                    false => vec![detail.clone()],
+                };
+                for line in lines {
+                    let _ = writeln!(text, "        {QUIET}{line}{QUIET:#}");
+                }
             }
         }
         let lines = wrapped(&finding.fix, room.saturating_sub(FIX));

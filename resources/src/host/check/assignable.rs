@@ -8,10 +8,11 @@ use super::{
         holders::Holder,
         iommu::{self, ReservedKind, Stranger},
         memory,
-        pci::{self, HostFunction},
+        needs::Needs,
+        pci::{self, Header, HostFunction},
         sysroot::Sysroot,
     },
-    Warning, framebuffer, machine,
+    Allowed, Warning, advice, bindable_of, expendable, framebuffer, machine,
     nodes::{self, Refused},
 };
 use crate::{
@@ -36,17 +37,18 @@ pub fn assignable(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<Vec<W
     for function in functions {
         addressed(function)?;
     }
-    on_vfio(sysroot, functions)?;
+    let needs = Needs::new(sysroot);
+    on_vfio(&needs, functions)?;
     for function in functions {
         framebuffer::none(sysroot, function)?;
     }
     for group in &groups {
-        viable(sysroot, *group, functions)?;
+        viable(&needs, *group, functions)?;
     }
     for group in &groups {
         let path = format!("/dev/vfio/{group}");
         if let Some(first) = functions.iter().find(|function| function.group == Some(*group)) {
-            free(first.bdf, *group, &nodes::who_has(sysroot, &path)?.found)?;
+            free(sysroot, first.bdf, *group, &nodes::who_has(sysroot, *group)?.found)?;
         }
         node(sysroot, *group, &path)?;
     }
@@ -164,13 +166,16 @@ fn in_group(functions: &[HostFunction], group: u32) -> impl Iterator<Item = &Hos
     functions.iter().filter(move |function| function.group == Some(group))
 }
 
-/// Every function is on vfio-pci or a variant of it. All that are not come in one refusal, with the commands.
+/// Every function is on vfio-pci or a variant of it. All that are not come in one refusal, with the commands; without
+/// them when they would hang or hurt the host.
 pub(in super::super) fn on_vfio(
-    sysroot: &Sysroot,
+    needs: &Needs<'_>,
     functions: &[HostFunction],
 ) -> Result<(), Failure> {
-    let others: Vec<&HostFunction> = functions.iter().filter(|f| !f.is_on_vfio()).collect();
+    let others: Vec<HostFunction> =
+        functions.iter().filter(|function| !function.is_on_vfio()).cloned().collect();
     let Some(first) = others.first() else { return Ok(()) };
+    let sysroot = needs.sysroot();
     let names = Names::load(sysroot);
     let more = match others.len() - 1 {
         0 => String::new(),
@@ -180,38 +185,54 @@ pub(in super::super) fn on_vfio(
         Some(driver) => format!("{} is held by the host driver {driver}{more}", first.bdf),
         None => format!("{} has no driver, and VFIO needs vfio-pci on it{more}", first.bdf),
     };
-    let mut uses = Vec::new();
     let mut failure = Failure::new(&codes::E1102, cause, String::new());
     for function in &others {
         let driver = function.driver.as_deref().unwrap_or("no driver");
         failure =
             failure.detail(format!("{} {}: {driver}", function.bdf, names.function(function)));
-        for used in driver::uses(sysroot, function)? {
-            failure = failure.detail(format!("taking {} away would hurt: {used}", function.bdf));
-            uses.push(used);
-        }
     }
-    let commands = others.iter().flat_map(|f| driver::bind_commands(f.bdf, f.driver.as_deref()));
-    let mut seen = BTreeSet::new();
-    failure.details.extend(commands.filter(|line| seen.insert(line.clone())));
-    failure.fix = if uses.is_empty() && memory::effective_uid(sysroot)? == Some(0) {
+    if let Err(refusal) = bindable_of(needs, &others, &Allowed::default()) {
+        return Err(instead(failure, refusal));
+    }
+    failure.details.extend(commands(&others.iter().collect::<Vec<_>>()));
+    failure.fix = if memory::effective_uid(sysroot)? == Some(0) {
         "run the commands above, then start again; or let strait do it: managed=auto"
-    } else if uses.is_empty() {
-        "run strait as root, which takes it and gives it back; or run the commands above as root"
     } else {
-        "first let go of what the host uses, then run the commands above as root"
+        "run strait as root, which takes it and gives it back; or run the commands above as root"
     }
     .to_owned();
     Err(failure)
 }
 
-/// VFIO opens a group only when the host uses nothing in it: members on VFIO, on pci-stub or without driver are
-/// fine, and so are bridges, whose drivers do no DMA of their own.
+/// What stands against taking a device takes the place of the commands that would take it.
+fn instead(mut failure: Failure, refusal: Failure) -> Failure {
+    failure.details.push(refusal.cause);
+    failure.details.extend(refusal.details.into_iter().filter(|line| line.starts_with("also: ")));
+    failure.fix = refusal.fix;
+    failure
+}
+
+/// The lines that give these functions to vfio-pci, each once. A bridge only loses its driver: VFIO takes none.
+fn commands(functions: &[&HostFunction]) -> Vec<String> {
+    let lines = functions.iter().flat_map(|function| match function.is_bridge() {
+        true => vec![unbind(function)],
+        false => driver::bind_commands(function.bdf, function.driver.as_deref()),
+    });
+    let mut seen = BTreeSet::new();
+    lines.filter(|line| seen.insert(line.clone())).collect()
+}
+
+fn unbind(function: &HostFunction) -> String {
+    format!("echo {} > {}", function.bdf, pci::path(function.bdf, "driver/unbind"))
+}
+
+/// VFIO opens a group only when the host uses nothing in it, as [`is_foreign`] tells.
 pub(in super::super) fn viable(
-    sysroot: &Sysroot,
+    needs: &Needs<'_>,
     group: u32,
     functions: &[HostFunction],
 ) -> Result<(), Failure> {
+    let sysroot = needs.sysroot();
     let members = iommu::members(sysroot, group)?;
     // Those that were asked for are `on_vfio`'s.
     let asked = |member: &HostFunction| functions.iter().any(|f| f.bdf == member.bdf);
@@ -230,43 +251,79 @@ pub(in super::super) fn viable(
         "IOMMU group {group} of {who} also holds {count} that the host uses: the group is not viable"
     );
     let mut failure = Failure::new(&codes::E1103, cause, String::new());
-    let mut uses = Vec::new();
     for member in &foreign {
         let driver = member.driver.as_deref().unwrap_or_default();
         failure = failure.detail(format!("{} {}: {driver}", member.bdf, names.function(member)));
-        for used in driver::uses(sysroot, member)? {
-            failure = failure.detail(format!("taking {} away would hurt: {used}", member.bdf));
-            uses.push(used);
+    }
+    for member in &foreign {
+        if let Err(refusal) = expendable(needs, member, true, &Allowed::default()) {
+            return Err(instead(failure, refusal));
         }
     }
-    let commands = foreign.iter().flat_map(|f| driver::bind_commands(f.bdf, f.driver.as_deref()));
-    let mut seen = BTreeSet::new();
-    failure.fix = if uses.is_empty() {
-        failure.details.extend(commands.filter(|line| seen.insert(line.clone())));
-        "bind them to vfio-pci too (the commands above, as root), or use a slot with a group of its own"
-    } else {
-        "use another slot: cards behind one bridge without ACS share a group"
+    failure.details.extend(commands(&foreign));
+    failure.fix = match foreign.iter().any(|member| member.is_bridge()) {
+        true => "run the commands above as root, or use a slot with a group of its own",
+        false => {
+            "bind them to vfio-pci too (the commands above, as root), or use a slot with a group of its own"
+        }
     }
     .to_owned();
     Err(failure)
 }
 
-/// What is behind a VMD goes away with the VMD's driver.
+/// Drivers that do no DMA of their own, or leave it to who manages the group: pcieport and pci-stub say so to the kernel
+/// (`driver_managed_dma`), as VFIO's do.
+const MANAGED_DMA: [&str; 2] = ["pcieport", "pci-stub"];
+
+/// Does it keep VFIO from opening its group? The kernel lets members stay that are on VFIO, on pci-stub, without driver,
+/// and bridges with buses behind them (header type 1). What has the class of a bridge and no bus, as the ISA bridge of
+/// a chipset, is a device as any other. What is behind a VMD goes away with the VMD's driver.
 pub(in super::super) fn is_foreign(member: &HostFunction) -> bool {
-    let harmless = |driver: &str| pci::is_vfio_driver(driver) || driver == "pci-stub";
-    !member.is_bridge()
+    let harmless = |driver: &str| pci::is_vfio_driver(driver) || MANAGED_DMA.contains(&driver);
+    member.header != Header::Bridge
         && member.behind.is_none()
         && member.driver.as_deref().is_some_and(|driver| !harmless(driver))
 }
 
+/// A member of the group of `functions` that has to be taken along can be taken. A bridge without bus cannot, and is in
+/// the way (E1103) until it has no driver.
+pub(super) fn takeable_member(
+    needs: &Needs<'_>,
+    member: &HostFunction,
+    functions: &[HostFunction],
+) -> Result<(), Failure> {
+    if !member.is_bridge() || member.is_dead() {
+        return kind(needs.sysroot(), member);
+    }
+    expendable(needs, member, true, &Allowed::default())?;
+    let bdf = member.bdf;
+    let group = member.group.unwrap_or_default();
+    let who: Vec<String> = in_group(functions, group).map(|f| f.bdf.to_string()).collect();
+    let driver = member.driver.as_deref().unwrap_or_default();
+    let cause = format!(
+        "IOMMU group {group} of {} holds {bdf}, a bridge that is on the driver {driver}: VFIO refuses such a group",
+        who.join(", ")
+    );
+    let fix = format!("as root: {}; the driver is back at the next boot", unbind(member));
+    let name = Names::load(needs.sysroot()).function(member);
+    Err(Failure::new(&codes::E1103, cause, fix).detail(format!("{bdf} {name}")))
+}
+
 /// Nobody has the function's group open; `holders` are those who have.
-pub(in super::super) fn free(bdf: Bdf, group: u32, holders: &[Holder]) -> Result<(), Failure> {
+pub(in super::super) fn free(
+    sysroot: &Sysroot,
+    bdf: Bdf,
+    group: u32,
+    holders: &[Holder],
+) -> Result<(), Failure> {
     let [first, others @ ..] = holders else { return Ok(()) };
     let cause = format!(
         "{bdf} is in use: {} (pid {}) has its IOMMU group {group} open",
         first.name, first.pid
     );
-    let fix = format!("end that virtual machine first, or: kill {}", first.pid);
+    let programs: Vec<advice::Program<'_>> =
+        holders.iter().map(|holder| (holder.pid, holder.name.as_str())).collect();
+    let fix = format!("end that virtual machine first, or: {}", advice::end(sysroot, &programs)?);
     Err(others.iter().fold(Failure::new(&codes::E1107, cause, fix), |failure, holder| {
         failure.detail(format!("also by {} (pid {})", holder.name, holder.pid))
     }))
@@ -319,8 +376,10 @@ pub(in super::super) fn siblings(
                 left.extend(pci::find(sysroot, bdf)?);
             }
         }
+        let bridges = left.iter().filter(|f| f.is_bridge()).count();
         left.retain(|f| {
-            f.physical_function.is_none() && (f.is_on_vfio() || f.group == function.group)
+            let is_part = f.physical_function.is_none() && !f.is_bridge();
+            is_part && (f.is_on_vfio() || f.group == function.group)
         });
         if left.is_empty() {
             continue;
@@ -328,7 +387,14 @@ pub(in super::super) fn siblings(
         let names = Names::load(sysroot);
         let whole = BdfSelector::Slot(slot);
         let cause = format!("{whole} has functions that the guest does not get");
-        let fix = format!("--vfio {whole} passes all of them");
+        // A bridge among them cannot be passed, and with it the slot as a whole.
+        let fix = match bridges {
+            0 => format!("--vfio {whole} passes all of them"),
+            _ => {
+                let words = left.iter().map(|f| format!("--vfio {}", f.bdf));
+                format!("{} passes them too", words.collect::<Vec<_>>().join(" "))
+            }
+        };
         warnings.push(left.iter().fold(Failure::new(&codes::E1111, cause, fix), |failure, f| {
             failure.detail(format!("{} {}", f.bdf, names.function(f)))
         }));

@@ -1,32 +1,28 @@
 //! May these functions be taken from the host's drivers? Nothing is changed here; everything that speaks against it
 //! is found before the first write.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 use super::{
     super::{
-        driver::Use,
         framebuffer::{self, Framebuffer},
-        holders::{Holder, holders},
         iommu,
-        needs::{needs, nodes},
+        needs::Needs,
         pci::{self, HostFunction},
         sysroot::Sysroot,
     },
-    Warning, assignable,
+    Warning, assignable, needed,
     nodes::who_has,
 };
-use crate::{bdf::Bdf, codes, failure::Failure, names::Names};
+use crate::{bdf::Bdf, codes, failure::Failure};
 
-/// What the user allows, and who must not be cut off.
+/// What the user allows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allowed {
     /// The display that the host's console is on may go.
     pub boot_vga: bool,
     /// The framebuffer that the host draws on a device with may go.
     pub release_fb: bool,
-    /// Addresses that the user is logged in from.
-    pub peers: Vec<IpAddr>,
 }
 
 /// One function to take from its driver, from a framebuffer of the host's, or from both.
@@ -58,13 +54,24 @@ impl Bindable {
 
 /// Finds what has to be taken so that `functions` can be passed: those of them that are not on VFIO, and members of
 /// their groups that the host uses; also those in whose BARs the host draws. Refuses when the host needs one of them (E1104 for one that was asked for, E1103
-/// for a group member), when a process holds one (E1106), when the host draws in
-/// one of its BARs and that is not allowed to end (E1205), or when a virtual machine has the group (E1107).
+/// for a group member, and for one that nobody can take), when a process holds one (E1106), when a guest has a part of
+/// one (E1119), when the host draws in one of its BARs and that is not allowed to end (E1205), or when a virtual machine
+/// has the group (E1107).
 pub fn bindable(
     sysroot: &Sysroot,
     functions: &[HostFunction],
     allowed: &Allowed,
 ) -> Result<Bindable, Failure> {
+    bindable_of(&Needs::new(sysroot), functions, allowed)
+}
+
+/// The same, by a graph that is read once for several questions.
+pub fn bindable_of(
+    needs: &Needs<'_>,
+    functions: &[HostFunction],
+    allowed: &Allowed,
+) -> Result<Bindable, Failure> {
+    let sysroot = needs.sysroot();
     // One that is on VFIO already and can never be passed is not "nothing to do".
     for function in functions {
         assignable::kind(sysroot, function)?;
@@ -93,15 +100,18 @@ pub fn bindable(
         return Ok(Bindable::default());
     }
     for taking in &take {
-        assignable::kind(sysroot, &taking.function)?;
+        match taking.along {
+            true => assignable::takeable_member(needs, &taking.function, functions)?,
+            false => assignable::kind(sysroot, &taking.function)?,
+        }
     }
     for group in &groups {
         assignable::reserved(sysroot, *group, functions)?;
     }
     let mut warnings = Vec::new();
     for taking in &mut take {
-        not_needed(sysroot, taking, allowed)?;
-        warnings.extend(not_held(sysroot, taking)?);
+        let Taking { function, along, .. } = &*taking;
+        warnings.extend(needed::expendable(needs, function, *along, allowed)?);
         taking.framebuffer =
             super::framebuffer::to_release(sysroot, &taking.function, allowed.release_fb)?;
     }
@@ -109,8 +119,8 @@ pub fn bindable(
     for group in &groups {
         let in_group = |function: &&HostFunction| function.group == Some(*group);
         let Some(first) = functions.iter().find(in_group) else { continue };
-        let holders = who_has(sysroot, &format!("/dev/vfio/{group}"))?;
-        assignable::free(first.bdf, *group, &holders.found)?;
+        let holders = who_has(sysroot, *group)?;
+        assignable::free(sysroot, first.bdf, *group, &holders.found)?;
     }
     Ok(Bindable { take, warnings })
 }
@@ -119,8 +129,8 @@ pub fn bindable(
 pub fn unused(sysroot: &Sysroot, functions: &[HostFunction]) -> Result<(), Failure> {
     for function in functions.iter().filter(|function| function.is_on_vfio()) {
         let Some(group) = function.group else { continue };
-        let holders = who_has(sysroot, &format!("/dev/vfio/{group}"))?;
-        assignable::free(function.bdf, group, &holders.found)?;
+        let holders = who_has(sysroot, group)?;
+        assignable::free(sysroot, function.bdf, group, &holders.found)?;
     }
     Ok(())
 }
@@ -154,81 +164,6 @@ fn dark_console(sysroot: &Sysroot, take: &[Taking]) -> Result<Option<Warning>, F
         Some(other) => warning.detail(format!("{} could show it, but has no driver", other.bdf)),
         None => warning,
     }))
-}
-
-fn not_needed(sysroot: &Sysroot, taking: &Taking, allowed: &Allowed) -> Result<(), Failure> {
-    let function = &taking.function;
-    let mut needs = needs(sysroot, function, &allowed.peers)?;
-    needs.retain(|need| !(allowed.boot_vga && *need == Use::BootDisplay));
-    let Some(first) = needs.first() else { return Ok(()) };
-    let bdf = function.bdf;
-    let name = Names::load(sysroot).function(function);
-    let (code, cause, fix) = match taking.along {
-        true => (
-            &codes::E1103,
-            format!("{bdf} shares IOMMU group {} and the host needs it: {first}", group(function)),
-            "use another slot: cards behind one bridge without ACS share a group",
-        ),
-        false => (
-            &codes::E1104,
-            format!("{bdf} is not taken away from the host: {first}"),
-            match first {
-                Use::Mount { .. } => "unmount it first (umount), then start again",
-                Use::Swap { .. } => "swapoff it first, then start again",
-                Use::DefaultRoute { .. } | Use::Session { .. } => {
-                    "give the host another way to the network first"
-                }
-                Use::BootDisplay if framebuffer::on(sysroot, function.bdf)?.is_some() => {
-                    "work by SSH or a serial console, and say --allow-boot-vga --release-fb: the host's picture stops"
-                }
-                Use::BootDisplay => {
-                    "work by SSH or a serial console, and say --allow-boot-vga: the host's picture stops"
-                }
-                Use::Own { .. } => "run strait from another disk",
-                Use::Claimed { .. } => "find who has it: lsblk, cat /proc/mdstat, pvs",
-            },
-        ),
-    };
-    let failure = Failure::new(code, cause, fix).detail(format!("{bdf} {name}"));
-    Err(needs[1..].iter().fold(failure, |failure, need| failure.detail(format!("also: {need}"))))
-}
-
-/// Drivers of sound and input devices let go while a program has them open; others wait for it, some for ever.
-fn lets_go(node: &str) -> bool {
-    ["/dev/snd/", "/dev/input/", "/dev/hidraw", "/dev/bus/usb/"]
-        .iter()
-        .any(|prefix| node.starts_with(prefix))
-}
-
-fn not_held(sysroot: &Sysroot, taking: &Taking) -> Result<Option<Warning>, Failure> {
-    let function = &taking.function;
-    let nodes = nodes(sysroot, function)?;
-    if nodes.is_empty() {
-        return Ok(None);
-    }
-    let found = holders(sysroot, |node| nodes.iter().any(|known| known == node))?.found;
-    if found.is_empty() {
-        return Ok(None);
-    }
-    let stubborn: Vec<&Holder> = found.iter().filter(|holder| !lets_go(&holder.node)).collect();
-    let line = |holder: &Holder| format!("{} (pid {}): {}", holder.name, holder.pid, holder.node);
-    let bdf = function.bdf;
-    if stubborn.is_empty() {
-        let cause = format!("programs lose {bdf}: they have it open");
-        let warning = Failure::new(&codes::E1113, cause, "nothing, if they can do without it");
-        return Ok(Some(found.iter().fold(warning, |warning, h| warning.detail(line(h)))));
-    }
-    let driver = function.driver.as_deref().unwrap_or("no driver");
-    let pids: BTreeSet<u32> = stubborn.iter().map(|holder| holder.pid).collect();
-    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
-    let cause = format!("programs have {bdf} open, so its driver {driver} would not let go");
-    let fix = format!("end them first: kill {}", pids.join(" "));
-    let failure = Failure::new(&codes::E1106, cause, fix);
-    Err(stubborn.into_iter().fold(failure, |failure, holder| failure.detail(line(holder))))
-}
-
-fn group(function: &HostFunction) -> String {
-    function.group.map_or_else(|| "none".to_owned(), |group| group.to_string())
 }
 
 #[cfg(test)]
@@ -332,7 +267,7 @@ mod tests {
         let failure = refused(&tree);
         assert_eq!(failure.code.id, "E1106");
         assert_eq!(failure.details, ["Xorg (pid 812): /dev/dri/card0"]);
-        assert!(failure.fix.ends_with("kill 812"), "{}", failure.fix);
+        assert!(failure.fix.contains("systemctl stop display-manager"), "{}", failure.fix);
     }
 
     #[test]

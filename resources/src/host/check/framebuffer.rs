@@ -1,10 +1,13 @@
 //! Does the host draw on the device? VFIO cannot map a BAR that a framebuffer of the host holds.
 
-use super::super::{
-    framebuffer::{self, Framebuffer},
-    holders::holders,
-    pci::HostFunction,
-    sysroot::Sysroot,
+use super::{
+    super::{
+        framebuffer::{self, Framebuffer},
+        holders::holders,
+        pci::HostFunction,
+        sysroot::Sysroot,
+    },
+    advice,
 };
 use crate::{codes, failure::Failure};
 
@@ -27,18 +30,18 @@ pub(super) fn to_release(
     let Some(driver) = found.driver.as_ref().filter(|_| allowed) else {
         return Err(refusal(function, &found));
     };
-    let nodes = driver.nodes(sysroot)?;
-    let programs = holders(sysroot, |node| nodes.iter().any(|known| known == node))?.found;
+    let programs = holders(sysroot, &driver.nodes(sysroot)?)?.found;
     if programs.is_empty() {
         return Ok(Some(found));
     }
-    let pids: Vec<String> = programs.iter().map(|holder| holder.pid.to_string()).collect();
     let cause = format!(
         "programs draw on the host's framebuffer {} in a BAR of {}, so it would not let go",
         found.name, function.bdf
     );
-    let failure =
-        Failure::new(&codes::E1106, cause, format!("end them first: kill {}", pids.join(" ")));
+    let ends: Vec<advice::Program<'_>> =
+        programs.iter().map(|holder| (holder.pid, holder.name.as_str())).collect();
+    let fix = format!("end them first: {}", advice::end(sysroot, &ends)?);
+    let failure = Failure::new(&codes::E1106, cause, fix);
     Err(programs.iter().fold(failure, |failure, holder| {
         failure.detail(format!("{} (pid {}): {}", holder.name, holder.pid, holder.node))
     }))

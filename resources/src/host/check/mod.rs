@@ -1,21 +1,25 @@
 //! The checks: pure functions over a [`Sysroot`] that refuse with a [`Failure`]. Every command calls these, so
 //! that no two can disagree about a host.
 
+mod advice;
 pub(super) mod assignable;
 mod bindable;
 pub(super) mod framebuffer;
 mod guest_cpu;
 pub(super) mod machine;
 mod memory;
+mod needed;
 mod nodes;
 mod select;
 
+pub(super) use advice::end as how_to_end;
 pub use assignable::assignable;
 pub(super) use bindable::display_left;
-pub use bindable::{Allowed, Bindable, Taking, bindable, unused};
+pub use bindable::{Allowed, Bindable, Taking, bindable, bindable_of, unused};
 pub use guest_cpu::{nested, pmu};
 pub use machine::{exposed, host, kvm, vfio};
 pub use memory::{has_spare_memory, huge_pages, memlock, memory};
+pub(super) use needed::expendable;
 pub use select::{Slot, expect, resolve, select, selector};
 
 use super::sysroot::SysError;

@@ -5,6 +5,7 @@ use std::io;
 use super::super::{
     holders::{Holders, holders},
     memory,
+    needs::group_node,
     sysroot::{SysError, Sysroot},
 };
 use crate::{codes, failure::Failure};
@@ -62,11 +63,12 @@ pub(super) fn no_permission(
 
 /// Who has this group's node open. VFIO lets one have it at a time: whoever can open it is alone, and need not ask every
 /// process, of which a busy host has thousands. In a directory that stands for a host nothing is busy.
-pub(super) fn who_has(sysroot: &Sysroot, path: &str) -> Result<Holders, SysError> {
-    if sysroot.is_host() && sysroot.try_open(path).is_ok() {
+pub(super) fn who_has(sysroot: &Sysroot, group: u32) -> Result<Holders, SysError> {
+    let node = group_node(sysroot, &group.to_string())?;
+    if sysroot.is_host() && sysroot.try_open(&node.path).is_ok() {
         return Ok(Holders::default());
     }
-    holders(sysroot, |node| node == path)
+    holders(sysroot, &[node])
 }
 
 #[cfg(test)]

@@ -2,14 +2,13 @@
 
 use super::{
     super::{
-        check::{Allowed, assignable, bindable, display_left},
-        driver,
-        holders::device_holders,
+        check::{Allowed, assignable, bindable_of, display_left, how_to_end},
         iommu::{self, State},
         pci::{self, HostFunction},
     },
     Answer, Host, Level, Outcome,
 };
+use crate::failure::Failure;
 
 /// 12: a live endpoint in a group.
 pub(super) fn identity(host: &Host<'_>, function: &HostFunction) -> Answer {
@@ -56,17 +55,30 @@ pub(super) fn driver(host: &Host<'_>, function: &HostFunction) -> Answer {
     let driver = function.driver.as_deref().unwrap_or("nobody");
     let good = format!("{driver} has it");
     let one = std::slice::from_ref(function);
-    let found = Outcome::of(assignable::on_vfio(host.sysroot, one), good);
-    let mut found = vec![unless_taken(host, function, found)];
+    let found = Outcome::of(assignable::on_vfio(&host.needs, one), good);
+    let found = unless_taken(host, function, found);
+    let mut found = vec![match untakeable(host, function) {
+        // What a run says of this very function, where it would take it.
+        Some(refusal) if found.level == Level::Fail => Outcome::refusal(refusal),
+        _ => found,
+    }];
     if host.text("/sys/bus/pci/drivers_autoprobe")?.as_deref() == Some("0") {
         found.push(Outcome::info("the kernel binds no driver by itself: drivers_autoprobe is 0"));
     }
     Ok(found)
 }
 
+/// Why a run would not take this very function from the host.
+fn untakeable(host: &Host<'_>, function: &HostFunction) -> Option<Failure> {
+    let one = std::slice::from_ref(function);
+    let refusal = bindable_of(&host.needs, one, &Allowed::default()).err()?;
+    ["E1104", "E1106", "E1119"].contains(&refusal.code.id).then_some(refusal)
+}
+
 /// What a run mends by itself is no failure.
 pub(super) fn unless_taken(host: &Host<'_>, function: &HostFunction, found: Outcome) -> Outcome {
-    let takes = || bindable(host.sysroot, std::slice::from_ref(function), &Allowed::default());
+    let one = std::slice::from_ref(function);
+    let takes = || bindable_of(&host.needs, one, &Allowed::default());
     if found.level != Level::Fail {
         return found;
     }
@@ -90,7 +102,7 @@ fn taken(fix: &str, found: Outcome) -> Outcome {
 /// 15: an unbind waits for every process that has a node of the driver open.
 pub(super) fn open_nodes(host: &Host<'_>, function: &HostFunction) -> Answer {
     let vfio = |node: &str| node.starts_with("/dev/vfio/");
-    let mut holders = device_holders(host.sysroot, function)?;
+    let mut holders = host.needs.holders(function)?;
     holders.found.retain(|holder| !vfio(&holder.node));
     if holders.found.is_empty() {
         return Ok(vec![if holders.hidden > 0 && !function.is_on_vfio() {
@@ -108,7 +120,9 @@ pub(super) fn open_nodes(host: &Host<'_>, function: &HostFunction) -> Answer {
         [_] => "a process uses it: unbinding would wait for that".to_owned(),
         several => format!("{} processes use it: unbinding would wait for them", several.len()),
     };
-    let fix = "end them first, or the services behind them";
+    let programs: Vec<(u32, &str)> =
+        holders.found.iter().map(|holder| (holder.pid, holder.name.as_str())).collect();
+    let fix = format!("end them first: {}", how_to_end(host.sysroot, &programs)?);
     Ok(vec![holders.found.iter().fold(Outcome::warn(fact, fix), |outcome, holder| {
         outcome.detail(format!("{} (pid {}) has {}", holder.name, holder.pid, holder.node))
     })])
@@ -116,12 +130,13 @@ pub(super) fn open_nodes(host: &Host<'_>, function: &HostFunction) -> Answer {
 
 /// 16: what the host would lose.
 pub(super) fn host_uses(host: &Host<'_>, function: &HostFunction) -> Answer {
-    let uses = driver::uses(host.sysroot, function)?;
-    if uses.is_empty() {
+    let mut needs = host.needs.of(function)?;
+    // Check 15 tells of programs, but for guests that have a part of it.
+    needs.retain(|need| need.held().is_none() || need.is_guest_of_part());
+    if needs.is_empty() {
         return Ok(vec![Outcome::pass("the host does not depend on it")]);
     }
-    let fix = "keep it, or move the host to another device first";
-    Ok(uses.iter().map(|used| Outcome::warn(used.to_string(), fix)).collect())
+    Ok(needs.iter().map(|need| Outcome::warn(need.to_string(), need.fix())).collect())
 }
 
 /// 17: where the host's picture stays.

@@ -38,7 +38,7 @@ pub(super) fn viable(host: &Host<'_>, function: &HostFunction) -> Answer {
         // Check 14 has said that these are to be bound.
         return Ok(vec![Outcome::pass(good)]);
     }
-    let found = Outcome::of(assignable::viable(host.sysroot, group, one), good);
+    let found = Outcome::of(assignable::viable(&host.needs, group, one), good);
     Ok(vec![unless_taken(host, function, found)])
 }
 

@@ -21,6 +21,7 @@ pub use plan::{Plan, Step, fix_plan};
 #[cfg(doc)]
 use super::check;
 use super::{
+    needs::Needs,
     pci::{self, HostFunction},
     sysroot::{SysError, Sysroot},
 };
@@ -149,6 +150,7 @@ struct Host<'a> {
     /// Those that the guest is to get.
     chosen: &'a [HostFunction],
     names: Names,
+    needs: Needs<'a>,
 }
 
 impl Host<'_> {
@@ -223,7 +225,12 @@ static CHECKS: &[Check] = &[
     device(23, "BARs", "resource", bars::addressed),
     device(14, "driver", "driver, driver_override", device::driver),
     device(15, "open nodes", "/proc/*/fd", device::open_nodes),
-    device(16, "host's use", "/proc/self/mountinfo, /proc/net/route, boot_vga", device::host_uses),
+    device(
+        16,
+        "host's use",
+        "/proc/self/mountinfo, /proc/net, /sys/block, /sys/class/net, boot_vga",
+        device::host_uses,
+    ),
     host(17, "host display", "/sys/bus/pci/devices/*/boot_vga", device::other_display),
     device(18, "group", "iommu_group/devices", group::viable),
     device(22, "other guests", "/proc/*/fd", vfio::in_use),
@@ -257,7 +264,8 @@ static CHECKS: &[Check] = &[
 /// Runs every check, those of devices for each of `chosen`, and sorts the worst first; among equals the order is the
 /// one in which a user can mend things.
 pub fn examine(sysroot: &Sysroot, chosen: &[HostFunction]) -> Result<Vec<Finding>, SysError> {
-    let host = Host { sysroot, all: pci::scan(sysroot)?, chosen, names: Names::load(sysroot) };
+    let (all, names, needs) = (pci::scan(sysroot)?, Names::load(sysroot), Needs::new(sysroot));
+    let host = Host { sysroot, all, chosen, names, needs };
     let mut findings = Vec::new();
     for check in CHECKS {
         match check.scope {

@@ -5,9 +5,11 @@ mod at_boot;
 
 use super::{
     super::{
+        check::{self, Allowed},
         cpu::Vendor,
         driver,
         iommu::{self, State, WhyOff},
+        needs::Needs,
         pci::HostFunction,
         sysroot::{SysError, Sysroot},
     },
@@ -45,7 +47,7 @@ pub fn fix_plan(sysroot: &Sysroot, chosen: &[HostFunction]) -> Result<Plan, SysE
     });
     let (off, reboots) = (iommu.is_some(), iommu.as_ref().is_some_and(|(reboots, _)| *reboots));
     steps.extend(iommu.map(|(_, step)| step));
-    let mut takeable = Vec::new();
+    let (mut takeable, needs) = (Vec::new(), Needs::new(sysroot));
     for function in chosen.iter().filter(|function| !function.is_bridge()) {
         if let Some(vmd) = function.behind {
             let lines = vec![
@@ -57,7 +59,7 @@ pub fn fix_plan(sysroot: &Sysroot, chosen: &[HostFunction]) -> Result<Plan, SysE
             steps.push(Step { title: format!("Pass {vmd} in its place"), lines });
             continue;
         }
-        match system.lost_without(function)? {
+        match lost_without(&needs, function) {
             Some(step) => steps.push(step),
             None => takeable.push(function),
         }
@@ -121,19 +123,23 @@ impl Boot<'_> {
         };
         Ok(Some(Step { title, lines }))
     }
+}
 
-    /// A device that the host needs is not to be taken by a line that was copied.
-    fn lost_without(&self, function: &HostFunction) -> Result<Option<Step>, SysError> {
-        if function.is_on_vfio() {
-            return Ok(None);
-        }
-        let uses = driver::uses(self.sysroot, function)?;
-        if uses.is_empty() {
-            return Ok(None);
-        }
-        let title = format!("Free {} from the host first", function.bdf);
-        Ok(Some(Step { title, lines: uses.iter().map(|used| format!("# {used}")).collect() }))
+/// A device that the host needs is not to be taken by a line that was copied, and neither is one that a run would not
+/// take. Without a group only the device itself is looked at.
+fn lost_without(needs: &Needs<'_>, function: &HostFunction) -> Option<Step> {
+    if function.is_on_vfio() {
+        return None;
     }
+    let one = std::slice::from_ref(function);
+    let refusal = match function.group {
+        Some(_) => check::bindable_of(needs, one, &Allowed::default()).err(),
+        None => check::expendable(needs, function, false, &Allowed::default()).err(),
+    };
+    let refusal = refusal?;
+    let title = format!("Free {} from the host first", function.bdf);
+    let lines = [&refusal.cause].into_iter().chain(&refusal.details).chain([&refusal.fix]);
+    Some(Step { title, lines: lines.map(|line| format!("# {line}")).collect() })
 }
 
 /// Until the next boot.

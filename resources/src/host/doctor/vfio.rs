@@ -3,8 +3,8 @@
 use super::{
     super::{
         check::{assignable, machine},
-        holders::holders,
         iommu::{self, State},
+        needs::group_node,
         pci::HostFunction,
     },
     Answer, Host, Outcome,
@@ -77,9 +77,10 @@ pub(super) fn node(host: &Host<'_>, function: &HostFunction) -> Answer {
 pub(super) fn in_use(host: &Host<'_>, function: &HostFunction) -> Answer {
     let Some(group) = function.group else { return Ok(Vec::new()) };
     let path = format!("/dev/vfio/{group}");
-    let found = holders(host.sysroot, |node| node == path)?;
+    let node = group_node(host.sysroot, &group.to_string())?;
+    let found = host.needs.files()?.holders(&[node]);
     let mut outcome = Outcome::of(
-        assignable::free(function.bdf, group, &found.found),
+        assignable::free(host.sysroot, function.bdf, group, &found.found),
         format!("no process has {path} open"),
     );
     if found.found.is_empty() && found.hidden > 0 {

@@ -7,11 +7,13 @@ use strait_resources::{
     bdf::Bdf,
     host::{
         capabilities::{self, Capability, Kind},
-        driver::{self, Use},
-        holders::{Holders, device_holders},
+        driver,
+        holders::Holders,
         inventory::{Entry, Verdict},
-        iommu, pci,
-        sysroot::{SysError, Sysroot},
+        iommu,
+        needs::{Need, Needs},
+        pci,
+        sysroot::SysError,
     },
     names::{self, Names},
     size::Size,
@@ -32,7 +34,7 @@ pub(super) struct Facts {
     /// Its driver keeps its lock: an unbind that hangs.
     pub(super) driver_stuck: bool,
     /// What the host does with it.
-    pub(super) uses: Vec<Use>,
+    pub(super) uses: Vec<Need>,
     /// Who has its nodes open.
     pub(super) holders: Holders,
     /// The other functions of its slot.
@@ -42,7 +44,8 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn collect(sysroot: &Sysroot, entry: Entry) -> Result<Self, SysError> {
+    pub(super) fn collect(needs: &Needs<'_>, entry: Entry) -> Result<Self, SysError> {
+        let sysroot = needs.sysroot();
         let function = &entry.function;
         let other = |bdf: &Bdf| *bdf != function.bdf;
         let members = match function.group {
@@ -53,12 +56,15 @@ impl Facts {
             Err(error) if error.is_stuck() => (None, true),
             only => (only?, false),
         };
+        let mut uses = needs.of(function)?;
+        // Programs have lines of their own.
+        uses.retain(|need| need.held().is_none() || need.is_guest_of_part());
         Ok(Self {
             driver_override,
             driver_stuck,
             capabilities: capabilities::walk(&function.config),
-            uses: driver::uses(sysroot, function)?,
-            holders: device_holders(sysroot, function)?,
+            uses,
+            holders: needs.holders(function)?,
             siblings: pci::slot_functions(sysroot, function.bdf)?
                 .into_iter()
                 .filter(other)

@@ -11,6 +11,7 @@ use strait_resources::{
         inventory::{self, Entry, Verdict},
         kernels::{self, Installed},
         memory,
+        needs::Needs,
         pci::HostFunction,
         sysroot::Sysroot,
     },
@@ -67,13 +68,14 @@ pub(super) fn next(
         next.step("start the machine; Ctrl-A x ends it", command);
         return Ok(next);
     }
-    if let Some(failure) = refused(sysroot, &chosen) {
+    let needs = Needs::new(sysroot);
+    if let Some(failure) = refused(&needs, &chosen) {
         return Ok(first(&failure));
     }
     let mut next = Next::default();
     let looked_at = !chosen.is_empty();
     let devices = if chosen.is_empty() {
-        let devices = match candidate(sysroot, &entries)? {
+        let devices = match candidate(&needs, &entries) {
             Candidate::Devices(devices) => devices,
             Candidate::Refused(failure) => return Ok(first(&failure)),
             Candidate::None => {
@@ -166,7 +168,7 @@ fn drivers(devices: &[&Entry]) -> Option<String> {
 
 /// The device that people pass most: a card for graphics or computing, then a disk, a NIC, sound; then anything. Only
 /// one that `strait bind` would take too.
-fn candidate<'a>(sysroot: &Sysroot, entries: &'a [Entry]) -> Result<Candidate<'a>, Failure> {
+fn candidate<'a>(needs: &Needs<'_>, entries: &'a [Entry]) -> Candidate<'a> {
     let mut able: Vec<&Entry> = entries
         .iter()
         .filter(|entry| !matches!(entry.verdict, Verdict::No(_)) && !is_bridge(entry))
@@ -175,12 +177,22 @@ fn candidate<'a>(sysroot: &Sysroot, entries: &'a [Entry]) -> Result<Candidate<'a
     let mut refusal = None;
     for entry in able {
         let devices = with_siblings(entry, entries);
-        match refused(sysroot, &devices) {
-            None => return Ok(Candidate::Devices(devices)),
+        match refused(needs, &devices) {
+            None => return Candidate::Devices(devices),
             Some(failure) => refusal = refusal.or(Some(failure)),
         }
     }
-    Ok(refusal.map_or(Candidate::None, Candidate::Refused))
+    // What only programs and guests keep is to be had once they are gone.
+    let mut kept: Vec<&Entry> = entries.iter().filter(|entry| is_kept(entry)).collect();
+    kept.sort_by_key(|entry| rank(entry));
+    let refusal = refusal.or_else(|| refused(needs, kept.get(..1)?));
+    refusal.map_or(Candidate::None, Candidate::Refused)
+}
+
+/// Is it only that somebody has it open?
+fn is_kept(entry: &Entry) -> bool {
+    let open = |failure: &Failure| ["E1106", "E1119"].contains(&failure.code.id);
+    matches!(&entry.verdict, Verdict::No(failure) if open(failure)) && !is_bridge(entry)
 }
 
 /// A switch between cards is no device to begin with.
@@ -189,9 +201,9 @@ fn is_bridge(entry: &Entry) -> bool {
 }
 
 /// Why `strait bind` would not take them.
-fn refused(sysroot: &Sysroot, devices: &[&Entry]) -> Option<Failure> {
+fn refused(needs: &Needs<'_>, devices: &[&Entry]) -> Option<Failure> {
     let functions: Vec<HostFunction> = devices.iter().map(|entry| entry.function.clone()).collect();
-    check::bindable(sysroot, &functions, &Allowed::default()).err()
+    check::bindable_of(needs, &functions, &Allowed::default()).err()
 }
 
 /// What there is to begin with.

@@ -188,8 +188,11 @@ fn function_the_host_lives_on_says_what_would_be_lost() {
     tree.link("/sys/class/net/eno1", "../../bus/pci/devices/0000:00:02.0/net/eno1");
     tree.file("/proc/net/route", "Iface\neno1 00000000 0100A8C0 0003 0 0 0 00000000 0 0 0\n");
     let failure = check(&tree, &["00:02.0"]).unwrap_err();
-    assert!(failure.details.iter().any(|line| line.contains("default route goes through eno1")));
-    assert!(failure.fix.starts_with("first let go"), "{}", failure.fix);
+    let right = "0000:00:02.0 -> eno1 -> the host's default route";
+    assert!(failure.details.iter().any(|line| line.contains(right)), "{:?}", failure.details);
+    // Lines that take it would hurt.
+    assert!(failure.details.iter().all(|line| !line.starts_with("echo")), "{:?}", failure.details);
+    assert!(failure.fix.contains("another way to the network"), "{}", failure.fix);
 }
 
 #[test]
@@ -214,7 +217,7 @@ fn r29_group_with_a_mounted_disk_offers_no_commands() {
     tree.file("/proc/self/mountinfo", "25 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n");
     let failure = check(&tree, &["00:02.0"]).unwrap_err();
     assert_eq!(failure.code.id, "E1103");
-    assert!(failure.details.iter().any(|line| line.contains("nvme0n1 is mounted on /")));
+    assert!(failure.details.iter().any(|line| line.contains("nvme0n1 -> mounted on /")));
     assert!(failure.details.iter().all(|line| !line.starts_with("echo")), "{:?}", failure.details);
 }
 
@@ -283,4 +286,36 @@ fn group_with_memory_of_the_firmware_is_refused_with_the_range() {
     assert!(failure.details[0].contains("0xbb000000-0xbf7fffff"));
     tree.file(path, "0xbb000000 0xbf7fffff direct-relaxable\n");
     assert!(check(&tree, &CARD).is_ok());
+}
+
+/// ICH10R: the ISA bridge has header type 0 and the driver lpc_ich, and shares its slot and group with SATA and SMBus.
+fn chipset() -> Tree {
+    let function = |bdf, class, driver| Function { bdf, class, driver, ..NIC };
+    with(&[
+        function("0000:00:1f.0", 0x06_0100, Some("lpc_ich")),
+        function("0000:00:1f.2", 0x01_0601, Some("vfio-pci")),
+        function("0000:00:1f.3", 0x0c_0500, Some("vfio-pci")),
+    ])
+}
+
+#[test]
+fn isa_bridge_with_a_driver_keeps_its_group_from_vfio() {
+    let tree = chipset();
+    let failure = check(&tree, &["00:1f.2", "00:1f.3"]).unwrap_err();
+    assert_eq!(failure.code.id, "E1103");
+    let right = "echo 0000:00:1f.0 > /sys/bus/pci/devices/0000:00:1f.0/driver/unbind";
+    assert!(failure.details.iter().any(|line| line == right), "{:?}", failure.details);
+    assert!(failure.details.iter().all(|line| !line.contains("vfio-pci >")), "{failure:?}");
+    // What the lines do mends it.
+    tree.remove("/sys/bus/pci/devices/0000:00:1f.0/driver");
+    assert!(check(&tree, &["00:1f.2", "00:1f.3"]).unwrap().is_empty());
+}
+
+#[test]
+fn sibling_warning_beside_a_bridge_names_what_can_be_passed() {
+    let tree = chipset();
+    tree.remove("/sys/bus/pci/devices/0000:00:1f.0/driver");
+    let warnings = check(&tree, &["00:1f.2"]).unwrap();
+    assert_eq!(warnings[0].details.len(), 1, "{warnings:?}");
+    assert_eq!(warnings[0].fix, "--vfio 0000:00:1f.3 passes them too");
 }
