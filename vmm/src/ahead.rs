@@ -10,7 +10,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use strait_arch::boot::{self, BootError, BootRequest, Loaded};
+use strait_arch::boot::{self, BootError, BootFiles, BootRequest, Loaded};
 use strait_resources::{failure::Failure, range::AddressRange};
 
 use crate::{
@@ -46,14 +46,15 @@ impl Ahead {
     /// Begins. `behind`: pinning gives way to the guest.
     pub(crate) fn start(
         config: &RunConfig,
+        files: &Arc<BootFiles>,
         ranges: &[AddressRange],
         behind: bool,
         control: &Arc<Control>,
     ) -> Result<Self, Failure> {
         let no_thread = internal("starting a thread");
         let ram = GuestRam::new(ranges, config.memory.pages)?;
-        let loading =
-            Loading::start(&ram, &config.kernel, ranges, true, control).map_err(&no_thread)?;
+        let loading = Loading::start(&ram, (files, &config.kernel), ranges, true, control)
+            .map_err(&no_thread)?;
         let pinning = match config.vfio.is_empty() {
             true => None,
             false => Some(Pinning::start(&ram, control, behind).map_err(&no_thread)?),
@@ -72,18 +73,19 @@ impl Loading {
     /// Begins. `fresh`: no guest has run in `ram`. `control` is nudged at the end.
     pub(crate) fn start(
         ram: &Arc<GuestRam>,
-        kernel: &Kernel,
+        (files, kernel): (&Arc<BootFiles>, &Kernel),
         ranges: &[AddressRange],
         fresh: bool,
         control: &Arc<Control>,
     ) -> io::Result<Self> {
-        let (ram, kernel, ranges) = (Arc::clone(ram), kernel.clone(), ranges.to_vec());
+        let (ram, files) = (Arc::clone(ram), Arc::clone(files));
+        let (kernel, ranges) = (kernel.clone(), ranges.to_vec());
         let (outcome, control) = (Outcome::default(), Arc::clone(control));
         let thread = thread::Builder::new().name("load".to_owned()).stack_size(STACK);
         let told = Arc::clone(&outcome);
         let load = move || {
             let began = phases::now();
-            let loaded = load(&ram, &kernel, &ranges, fresh);
+            let loaded = load(&ram, &files, &kernel, &ranges, fresh);
             phases::done_beside("kernel loaded", began);
             // RAM may be given back as soon as it is known that nobody writes into it.
             drop(ram);
@@ -115,17 +117,12 @@ impl Loading {
 /// Kernel, initramfs and command line into RAM at `ranges`; `fresh`: no guest has run in it.
 fn load(
     ram: &GuestRam,
+    files: &BootFiles,
     kernel: &Kernel,
     ranges: &[AddressRange],
     fresh: bool,
 ) -> Result<Loaded, BootError> {
-    let request = BootRequest {
-        kernel: &kernel.path,
-        initramfs: kernel.initramfs.as_deref(),
-        cmdline: &kernel.cmdline,
-        ram: ranges,
-        fresh,
-        mode: kernel.boot,
-    };
+    let request =
+        BootRequest { files, cmdline: &kernel.cmdline, ram: ranges, fresh, mode: kernel.boot };
     boot::load(ram.memory(), &request)
 }

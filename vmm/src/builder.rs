@@ -9,11 +9,10 @@ use std::{io, sync::Arc};
 
 use kvm_bindings::CpuId;
 use strait_arch::{
-    acpi::AcpiMachine,
-    boot,
+    boot::BootFiles,
     cpuid::{CpuidSpec, KVM_APIC_KHZ, apic_id, can_nest, cpu_id, guest_cpuid, is_amd},
     layout,
-    plan::{Plan, PlanRequest, PortRequest},
+    plan::Plan,
 };
 use strait_devices::{
     bus::{Bus, PioTarget},
@@ -37,22 +36,23 @@ use strait_devices::{
 use strait_resources::{
     codes,
     failure::Failure,
-    host::{check, check::Bindable, cpu, sysroot::Sysroot},
+    host::{check, cpu, pci::HostFunction, sysroot::Sysroot},
     range::AddressRange,
 };
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::{
     ahead::Ahead,
-    binding::{self, Binder, Guard, Owned, View},
-    config::{Hide, Idle, Kernel, P2p, Pages, Pin, RunConfig},
+    binding::{self, Binder, Guard},
+    config::{Hide, Idle, P2p, Pages, Pin, RunConfig},
     console::Console,
     control::{Control, Request},
     descriptors,
     events::EventLoop,
     inspect::{guest::Subject, socket::Socket},
     irq::{KvmIrqLine, KvmMsiRouter, Routes},
-    machine::{Image, Machine, acpi_tables},
+    looked::{self, Looked, PeerDma, dry_plan, plan_request, user_tables},
+    machine::{Image, Machine},
     p2p::PeerMappings,
     passthrough::{Built, Candidates, Opened, Selection},
     phases,
@@ -63,65 +63,6 @@ use crate::{
     vm::{Host, Memslots, NewVm, Vm},
 };
 
-/// What can be known, and had, before the machine is built.
-struct Prepared {
-    selection: Selection,
-    plan: Plan,
-    owned: Owned,
-}
-
-/// Without a binder nothing is taken.
-fn prepare(view: &View, binder: Option<&Binder>, config: &RunConfig) -> Result<Prepared, Failure> {
-    let sysroot = view.sysroot();
-    let Kernel { path, initramfs, cmdline, boot: mode } = &config.kernel;
-    let told = Told::of(sysroot, config);
-    let longest = told.longest_cmdline(cmdline);
-    boot::check(path, initramfs.as_deref(), &longest, *mode, config.memory.size)
-        .map_err(|error| told.blamed(error))?;
-    descriptors::check(sysroot, config)?;
-    let (candidates, owned) =
-        binding::owned(view, binder, config, || check_memory(sysroot, config))?;
-    let pretend = matches!(&owned, Owned::Planned(planned) if !planned.take.is_empty());
-    let selection = Selection::of(sysroot, candidates, pretend)?;
-    let plan = dry_plan(sysroot, config, &selection)?;
-    check_acpi(config, &plan)?;
-    check_cpu(sysroot, config)?;
-    Ok(Prepared { selection, plan, owned })
-}
-
-/// A machine that is only looked at.
-pub(crate) struct Draft {
-    pub(crate) selection: Selection,
-    pub(crate) plan: Plan,
-    /// What would be taken from the host's drivers.
-    pub(crate) binding: Bindable,
-}
-
-/// What [`run`] would build, on any host; nothing is touched.
-pub(crate) fn draft(sysroot: Sysroot, config: &RunConfig) -> Result<Draft, Failure> {
-    let config = RunConfig { dry_run: true, ..config.clone() };
-    let Prepared { mut selection, plan, owned } =
-        prepare(&View::at(sysroot.clone()), None, &config)?;
-    check_size(&sysroot, &config)?;
-    // Whoever only looks may be another user than the one who will run it.
-    if !config.vfio.is_empty() {
-        selection.warnings.extend(check::memlock(&sysroot, config.memory.size).err());
-    }
-    let binding = match owned {
-        Owned::Planned(binding) => binding,
-        Owned::Before | Owned::Taken(_) => Bindable::default(),
-    };
-    Ok(Draft { selection, plan, binding })
-}
-
-/// The same for a machine that runs: its files were there when it was started, and its devices are its own.
-pub(crate) fn draft_of_running(sysroot: &Sysroot, config: &RunConfig) -> Result<Draft, Failure> {
-    let candidates = Candidates::find(sysroot, &config.vfio)?;
-    let selection = Selection::of(sysroot, candidates, true)?;
-    let plan = dry_plan(sysroot, config, &selection)?;
-    Ok(Draft { selection, plan, binding: Bindable::default() })
-}
-
 /// Builds the machine, runs it until its end, takes it apart. The exit status, or why there is no machine. `file` is its
 /// configuration as a text, when it came from one.
 pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failure> {
@@ -130,19 +71,31 @@ pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failur
     let binder = Binder::host();
     let sysroot = Sysroot::host();
     let vm = NewVm::start().map_err(internal("starting a thread"))?;
-    let Prepared { selection, plan, owned } = prepare(&binder, Some(&binder), config)?;
-    report::warnings(&selection.warnings);
-    check::kvm(&sysroot)?;
-    check_memory(&sysroot, config)?;
-    signals::hold().map_err(internal("installing a signal handler"))?;
+    let Looked { files, selection, plan, p2p, found } =
+        looked::look(&binder, Some(&binder), config)?;
+    if !config.vfio.is_empty() {
+        raise_memlock()?;
+    }
     // A part of the machine, the last: the devices go back to their drivers however it ends.
-    let guard = match owned {
-        Owned::Taken(guard) => Some(guard),
-        Owned::Planned(_) | Owned::Before => binding::registered(&binder, &selection),
+    let (vm, selection, plan, guard) = if found.changes() {
+        // KVM's own refusals come before the first change, too.
+        let vm = vm.ready()?;
+        let all: Vec<HostFunction> = selection.functions().cloned().collect();
+        let guard = found.take(&binder, &all)?;
+        let candidates = Candidates::find(&sysroot, &config.vfio)?;
+        let selection = Selection::of(&sysroot, candidates, false)?;
+        let plan = dry_plan(&sysroot, config, &selection)?;
+        (vm, selection, plan, Some(guard))
+    } else {
+        let guard = binding::registered(&binder, &selection);
+        (vm, selection, plan, guard)
     };
+    report::warnings(&selection.warnings);
+    signals::hold().map_err(internal("installing a signal handler"))?;
     let behind = pins_behind(&sysroot, config)?;
     phases::done("checks of host and device");
-    let end = match build(config, file, vm, &selection, &plan, behind, guard) {
+    let parts = Parts { config, file, files, p2p, behind };
+    let end = match build(parts, vm, &selection, &plan, guard) {
         Ok(Some(machine)) => machine.run(),
         Ok(None) => {
             log::info!("strait was told to end before the guest ran");
@@ -152,80 +105,6 @@ pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failur
     };
     phases::over();
     end
-}
-
-/// The plan from what sysfs says, the container not opened: what cannot fit is refused here. What runs is planned again
-/// from what VFIO says, which knows more of the IOMMU.
-pub(crate) fn dry_plan(
-    sysroot: &Sysroot,
-    config: &RunConfig,
-    selection: &Selection,
-) -> Result<Plan, Failure> {
-    let requests =
-        selection.slots.iter().map(|slot| slot.request(|function| Ok(function.bars_from_host())));
-    let ports = requests.collect::<Result<_, Failure>>()?;
-    let iova = selection.constraints.iova.clone();
-    plan_request(config, selection, cpu::physical_bits(sysroot), iova, ports)
-        .solve()
-        .map_err(|error| error.into_failure())
-}
-
-/// Is there room for the user's ACPI tables? What the plan from VFIO adds to ours is a few bytes a device.
-fn check_acpi(config: &RunConfig, plan: &Plan) -> Result<(), Failure> {
-    let (apic_ids, extra) = (apic_ids(config), user_tables(config));
-    let machine = AcpiMachine { apic_ids: &apic_ids, plan, pm_timer: true, extra: &extra };
-    acpi_tables(&machine).map(drop)
-}
-
-fn user_tables(config: &RunConfig) -> Vec<Vec<u8>> {
-    config.acpi.iter().map(|table| table.bytes.clone()).collect()
-}
-
-fn plan_request(
-    config: &RunConfig,
-    selection: &Selection,
-    physical_bits: u8,
-    iova: Vec<AddressRange>,
-    ports: Vec<PortRequest>,
-) -> PlanRequest {
-    PlanRequest {
-        ram: config.memory.size,
-        physical_bits,
-        iova,
-        reserved: selection.constraints.reserved.clone(),
-        ports,
-        mmio32: config.mmio32,
-        mmio64: config.mmio64,
-    }
-}
-
-/// Can the guest's CPU have what is asked for? Known before a device is touched, as far as KVM's modules tell.
-pub(crate) fn check_cpu(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Failure> {
-    if config.cpu.nested {
-        check::nested(sysroot)?;
-    }
-    if config.cpu.pmu {
-        check::pmu(sysroot)?;
-    }
-    Ok(())
-}
-
-/// Is there enough memory?
-fn check_size(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Failure> {
-    match config.memory.pages {
-        Pages::Default => check::memory(sysroot, config.memory.size),
-        pages => check::huge_pages(sysroot, pages.granule(), config.memory.size),
-    }
-}
-
-/// The same, and may it be locked? Known before a device is touched.
-fn check_memory(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Failure> {
-    check_size(sysroot, config)?;
-    if !config.vfio.is_empty() {
-        check::memlock(sysroot, config.memory.size)?;
-        raise_memlock()?;
-    }
-    Ok(())
 }
 
 /// May the guest run while its RAM is pinned? Unless asked, only where memory that is missing late is out of the
@@ -255,20 +134,30 @@ fn raise_memlock() -> Result<(), Failure> {
         .map_err(|error| internal("raising the locked-memory limit")(error.into()))
 }
 
+/// What [`build`] is told beside the machine's parts.
+struct Parts<'a> {
+    config: &'a RunConfig,
+    /// The configuration as a text, when it came from one.
+    file: Option<String>,
+    files: Arc<BootFiles>,
+    p2p: PeerDma,
+    /// The guest may run while its RAM is pinned.
+    behind: bool,
+}
+
 /// `None`: strait was told to end meanwhile. What takes its time is looked at in between.
 fn build(
-    config: &RunConfig,
-    file: Option<String>,
+    parts: Parts<'_>,
     vm: NewVm,
     selection: &Selection,
     expected: &Plan,
-    behind: bool,
     guard: Option<Guard>,
 ) -> Result<Option<Machine>, Failure> {
+    let Parts { config, file, files, p2p, behind } = parts;
     // Workers fault RAM in and the kernel is read from here on.
     let control = Arc::new(Control::new().map_err(internal("making an eventfd"))?);
     let mut events = EventLoop::new(&control).map_err(internal("making the event loop"))?;
-    let mut ahead = Ahead::start(config, &expected.ram, behind, &control)?;
+    let mut ahead = Ahead::start(config, &files, &expected.ram, behind, &control)?;
 
     let (host, vm) = vm.finish()?;
     install_kick_handler().map_err(internal("installing a signal handler"))?;
@@ -315,22 +204,18 @@ fn build(
             return Ok(None);
         }
         ahead.give_up();
-        ahead = Ahead::start(config, &plan.ram, behind, &control)?;
+        ahead = Ahead::start(config, &files, &plan.ram, behind, &control)?;
     }
     let Ahead { ram, pinning, loading } = ahead;
     // Workers give RAM to the IOMMU from here on. No device can master the bus before they are done: the gate.
     pinning.iter().zip(&dma).for_each(|(pinning, domain)| pinning.map_into(domain));
     let pinned = pinning.as_ref().map(Pinning::pinned);
     let gate: Arc<dyn BusMasterGate> = Arc::new(Gate::new(&control, pinning.as_ref()));
-    let p2p = match config.p2p {
-        P2p::On => true,
-        P2p::Off => false,
-        // Functions of one slot are one device and rarely talk to each other; mapping a large BAR is not cheap.
-        P2p::Auto => selection.slots.len() > 1,
-    };
     let after = pinned.filter(|_| config.p2p == P2p::Auto);
-    let peers =
-        dma.clone().filter(|_| p2p).map(|domain| PeerMappings::new(domain, &control, after));
+    let peers = dma
+        .clone()
+        .filter(|_| p2p.is_on())
+        .map(|domain| PeerMappings::new(domain, &control, after));
     let peers = peers.transpose().map_err(internal("starting a thread"))?;
     let slots = Arc::new(Memslots::new(&vm, peers));
     let ram_slots = ram
@@ -404,6 +289,7 @@ fn build(
         image: Image {
             plan,
             apic_ids: apic_ids(config),
+            files,
             kernel,
             // A guest that sees KVM has kvm-clock. One that does not runs on its TSC and needs something to check it
             // against: with nothing better Linux takes its own tick, and then distrusts the TSC.
@@ -528,7 +414,7 @@ fn watch(events: &mut EventLoop, devices: &Opened, selection: &Selection) -> Res
     Ok(())
 }
 
-fn apic_ids(config: &RunConfig) -> Vec<u32> {
+pub(crate) fn apic_ids(config: &RunConfig) -> Vec<u32> {
     let topology = config.cpu.topology();
     (0..u32::from(config.cpu.count.get())).map(|index| apic_id(index, topology)).collect()
 }

@@ -349,6 +349,7 @@ impl RunConfig {
         for rom in self.roms() {
             files::readable("--vfio rom=", rom)?;
         }
+        files::writable(&self.serial)?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::{
 use kvm_bindings::kvm_sregs;
 use strait_arch::{
     acpi::{self, AcpiMachine, AcpiTables},
-    boot::Loaded,
+    boot::{BootFiles, Loaded},
     mptable::MpMachine,
     plan::Plan,
     regs,
@@ -72,6 +72,8 @@ pub(crate) struct Machine {
 pub(crate) struct Image {
     pub(crate) plan: Plan,
     pub(crate) apic_ids: Vec<u32>,
+    /// Open since strait looked at them: a reboot starts what was started.
+    pub(crate) files: Arc<BootFiles>,
     pub(crate) kernel: Kernel,
     pub(crate) power_on: kvm_sregs,
     /// The guest needs the PM timer.
@@ -265,8 +267,8 @@ impl Machine {
         self.legacy.iter().for_each(|device| device.reset());
         self.vm.reset()?;
         // Kernel, initramfs and command line, over what a guest has left. The same each time: the plan does not change.
-        let Image { kernel, plan, .. } = &self.image;
-        let loading = Loading::start(&self.ram, kernel, &plan.ram, false, &self.control)
+        let Image { files, kernel, plan, .. } = &self.image;
+        let loading = Loading::start(&self.ram, (files, kernel), &plan.ram, false, &self.control)
             .map_err(internal("starting a thread"))?;
         let came = self
             .events

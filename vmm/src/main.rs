@@ -17,6 +17,7 @@ mod events;
 mod files;
 mod inspect;
 mod irq;
+mod looked;
 mod machine;
 mod memory;
 mod p2p;

@@ -19,7 +19,7 @@ use serde::Serialize;
 use strait_arch::plan::Plan;
 use strait_resources::{bdf::Bdf, codes, failure::Failure, names::Names};
 
-use crate::{config::RunConfig, passthrough::Selection};
+use crate::{config::RunConfig, looked::PeerDma, passthrough::Selection};
 use behind::say;
 pub(crate) use behind::{finish, never_wait};
 pub(crate) use logger::log_to_stderr;
@@ -128,9 +128,10 @@ pub(crate) fn dry_run(
     names: &Names,
     selection: &Selection,
     plan: &Plan,
+    p2p: PeerDma,
 ) -> Result<(), Failure> {
     let functions: Vec<_> = selection.shown().collect();
-    out(&dry_run::render(config, names, &functions, |bdf| selection.extra(bdf), plan))
+    out(&dry_run::render(config, names, &functions, |bdf| selection.extra(bdf), plan, p2p))
 }
 
 /// A command's end; a refusal is an answer too when a program asks, with the same exit status.

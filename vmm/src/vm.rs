@@ -45,7 +45,12 @@ const NEEDED: &[(Cap, &str)] = &[
 
 /// A VM that a thread makes while the host is looked at: KVM waits for grace periods and for a thread of its own. It
 /// changes nothing on the host, and why it cannot be had is told only when the checks have said what they know better.
-pub(crate) struct NewVm(JoinHandle<Result<(Host, Vm), Failure>>);
+pub(crate) enum NewVm {
+    /// Being made.
+    Begun(JoinHandle<Result<(Host, Vm), Failure>>),
+    /// There.
+    Ready(Box<(Host, Vm)>),
+}
 
 impl NewVm {
     /// Begins.
@@ -55,15 +60,23 @@ impl NewVm {
             let vm = Vm::new(&host)?;
             Ok((host, vm))
         };
-        thread::Builder::new().name("vm".to_owned()).stack_size(STACK).spawn(make).map(Self)
+        thread::Builder::new().name("vm".to_owned()).stack_size(STACK).spawn(make).map(Self::Begun)
     }
 
     /// Waits for it.
     pub(crate) fn finish(self) -> Result<(Host, Vm), Failure> {
-        self.0.join().unwrap_or_else(|_| {
-            let error = io::Error::other("the thread panicked, see above");
-            Err(internal("making a virtual machine")(error))
-        })
+        match self {
+            Self::Begun(thread) => thread.join().unwrap_or_else(|_| {
+                let error = io::Error::other("the thread panicked, see above");
+                Err(internal("making a virtual machine")(error))
+            }),
+            Self::Ready(made) => Ok(*made),
+        }
+    }
+
+    /// Waits for it, and keeps it.
+    pub(crate) fn ready(self) -> Result<Self, Failure> {
+        self.finish().map(|made| Self::Ready(Box::new(made)))
     }
 }
 
@@ -132,6 +145,13 @@ impl Host {
         Ok(list.as_slice().to_vec())
     }
 
+    /// What [`Vm::idle_natively`] refuses.
+    pub(crate) fn check_idle_natively(&self, vcpus: usize) -> Result<(), Failure> {
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        let known = self.kvm.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
+        can_idle_natively(known, vcpus, cpus).map(drop)
+    }
+
     /// Refuses more vCPUs than KVM can give one guest.
     pub(crate) fn check_vcpus(&self, count: usize) -> Result<(), Failure> {
         let most = self.kvm.get_max_vcpus();
@@ -190,26 +210,8 @@ impl Vm {
     /// From now on an idle vCPU stays in the guest, and the host's CPU with it. Before the first vCPU. Refused (E1005)
     /// where vCPUs would have to share CPUs: one that idles would keep the others out, and where KVM cannot.
     pub(crate) fn idle_natively(&self, vcpus: usize, cpus: usize) -> Result<(), Failure> {
-        let refused = |cause: String| {
-            Failure::new(
-                &codes::E1005,
-                cause,
-                "leave idle=native out: KVM polls a while before it halts a vCPU anyway",
-            )
-        };
-        if vcpus > cpus {
-            let cause = format!(
-                "idle=native gives every vCPU a CPU of its own: {vcpus} vCPUs are asked for, strait may use {cpus} CPUs"
-            );
-            return Err(refused(cause));
-        }
         let known = self.fd.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
-        let known = u32::try_from(known).unwrap_or(0);
-        if known & KVM_X86_DISABLE_EXITS_HLT == 0 {
-            return Err(refused(
-                "this host's KVM cannot let a guest halt the CPU (idle=native)".to_owned(),
-            ));
-        }
+        let known = can_idle_natively(known, vcpus, cpus)?;
         let wanted = KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE;
         let mut cap = kvm_enable_cap { cap: KVM_CAP_X86_DISABLE_EXITS, ..Default::default() };
         cap.args[0] = (known & wanted).into();
@@ -315,6 +317,28 @@ fn level_trigger_pci_lines(fd: &VmFd) -> Result<(), Failure> {
 }
 
 /// KVM refused something that it never refuses on a working host.
+fn can_idle_natively(known: i32, vcpus: usize, cpus: usize) -> Result<u32, Failure> {
+    let refused = |cause: String| {
+        Failure::new(
+            &codes::E1005,
+            cause,
+            "leave idle=native out: KVM polls a while before it halts a vCPU anyway",
+        )
+    };
+    if vcpus > cpus {
+        let cause = format!(
+            "idle=native gives every vCPU a CPU of its own: {vcpus} vCPUs are asked for, strait may use {cpus} CPUs"
+        );
+        return Err(refused(cause));
+    }
+    let known = u32::try_from(known).unwrap_or(0);
+    if known & KVM_X86_DISABLE_EXITS_HLT == 0 {
+        let cause = "this host's KVM cannot let a guest halt the CPU (idle=native)";
+        return Err(refused(cause.to_owned()));
+    }
+    Ok(known)
+}
+
 pub(crate) fn kvm_failure(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Failure {
     move |error| {
         Failure::new(

@@ -61,6 +61,10 @@ pub(super) fn what_is(head: &[u8]) -> String {
         "a cpio archive (an initramfs?)"
     } else if at(0x38, b"ARM\x64") {
         "an arm64 kernel"
+    } else if at(0x30, b"RISCV") {
+        "a RISC-V kernel"
+    } else if at(0, &[0x27, 0x05, 0x19, 0x56]) {
+        "a U-Boot image"
     } else if at(0, b"\x1f\x8b") {
         "gzip-compressed (an initramfs?)"
     } else if at(0, b"\xfd7zXZ") || at(0, b"\x28\xb5\x2f\xfd") {
@@ -69,6 +73,10 @@ pub(super) fn what_is(head: &[u8]) -> String {
         "a qcow2 disk image"
     } else if at(0x1fe, b"\x55\xaa") {
         "a disk image or an old kernel without a boot header"
+    } else if at(0, b"MZ\0\0zimg") {
+        "a compressed EFI kernel (zboot), as arm64 and RISC-V have them"
+    } else if at(0, b"MZ") && has_section(head, b".linux\0\0") {
+        "a unified kernel image (the kernel is inside: objcopy -O binary -j .linux UKI vmlinuz)"
     } else if at(0, b"MZ") {
         "an EFI program"
     } else if at(0, b"#!") {
@@ -79,4 +87,26 @@ pub(super) fn what_is(head: &[u8]) -> String {
         "a file of an unknown kind"
     };
     known.to_owned()
+}
+
+/// Has the section table of an EFI program a section of this name? (PE format: 8 bytes of name in entries of 40 bytes
+/// behind the optional header.)
+fn has_section(head: &[u8], name: &[u8; 8]) -> bool {
+    const ENTRY: usize = 40;
+    let number = |at: usize, count: usize| -> Option<usize> {
+        let bytes = head.get(at..at.checked_add(count)?)?;
+        Some(bytes.iter().rev().fold(0, |value, byte| value << 8 | usize::from(*byte)))
+    };
+    let table = || -> Option<(usize, usize)> {
+        let pe = number(0x3c, 4)?;
+        let sections = number(pe.checked_add(6)?, 2)?;
+        let optional = number(pe.checked_add(20)?, 2)?;
+        Some((pe.checked_add(24)?.checked_add(optional)?, sections))
+    };
+    let Some((at, sections)) = table() else { return false };
+    head.get(at..)
+        .unwrap_or_default()
+        .chunks(ENTRY)
+        .take(sections)
+        .any(|entry| entry.starts_with(name))
 }

@@ -7,44 +7,37 @@
 mod cmdline;
 mod elf;
 mod failure;
+mod files;
 mod protocol;
+mod setup;
 mod sparse;
 mod unwrap;
 
 use std::{
-    fs::File,
-    io::{self, Cursor, Read, Seek},
-    path::{Path, PathBuf},
+    io::{self, Cursor, Read, Seek, SeekFrom},
+    path::PathBuf,
 };
 
-use linux_loader::loader::{
-    Elf, KernelLoader, bootparam::setup_header, bzimage::BzImage, elf::PvhBootCapability,
-};
+use linux_loader::loader::{KernelLoader, bootparam::setup_header, bzimage::BzImage};
 use strait_resources::range::{AddressRange, align_down, align_up};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, ReadVolatile};
 
-pub use self::cmdline::{telling_any_tsc, telling_some_tsc, telling_tsc, tells_tsc};
-use self::sparse::Sparse;
+pub use self::{
+    cmdline::{telling_any_tsc, telling_some_tsc, telling_tsc, tells_tsc},
+    files::BootFiles,
+};
+use self::{elf::Layout, files::OpenFile, setup::Setup, sparse::Sparse};
 use crate::{layout, plan::Plan};
 
-/// Magic of the setup header, and where it and what we read of it stand in a bzImage.
-const HDRS: &[u8; 4] = b"HdrS";
-const HDRS_AT: usize = 0x202;
-const INITRD_ADDR_MAX_AT: usize = 0x22c;
-const CMDLINE_SIZE_AT: usize = 0x238;
 /// Highest address for an initramfs where the kernel does not say (`initrd_addr_max` of every 64-bit Linux).
 const INITRAMFS_MAX: u64 = 0x7fff_ffff;
 const PAGE: u64 = 4096;
-/// How much of a file is looked at to tell what it is.
-const HEAD: usize = 0x1000;
 
 /// What to boot.
 #[derive(Clone, Copy, Debug)]
 pub struct BootRequest<'a> {
-    /// bzImage or ELF vmlinux.
-    pub kernel: &'a Path,
-    /// Passed on as it is.
-    pub initramfs: Option<&'a Path>,
+    /// The kernel, a bzImage or an ELF vmlinux, and the initramfs, which is passed on as it is.
+    pub files: &'a BootFiles,
     /// Without NUL.
     pub cmdline: &'a str,
     /// Where RAM is, the lowest first: [`Plan::ram`].
@@ -185,21 +178,6 @@ struct Limits {
 impl Limits {
     const UNTOLD: Self =
         Self { cmdline: layout::CMDLINE_SIZE as usize - 1, initramfs: INITRAMFS_MAX };
-
-    /// From a file that starts with `head`: `cmdline_size` (protocol 2.06 on), `initrd_addr_max` (2.03 on).
-    fn of_bzimage(head: &[u8]) -> Self {
-        let told = |at: usize| match head.get(at..at + 4) {
-            Some(&[a, b, c, d]) => {
-                Some(u32::from_le_bytes([a, b, c, d])).filter(|value| *value > 0)
-            }
-            _ => None,
-        };
-        let cmdline = told(CMDLINE_SIZE_AT).map_or(Self::UNTOLD.cmdline, |size| size as usize);
-        Self {
-            cmdline: cmdline.min(Self::UNTOLD.cmdline),
-            initramfs: told(INITRD_ADDR_MAX_AT).map_or(INITRAMFS_MAX, u64::from),
-        }
-    }
 }
 
 /// A file of a kernel's, decompressed if it is compressed in one of the ways in which kernels are.
@@ -207,37 +185,37 @@ pub fn decompressed(file: &[u8]) -> io::Result<Vec<u8>> {
     unwrap::decompress(file).map_err(|error| io::Error::other(error.to_string()))
 }
 
-/// Looks at the files without loading them: what [`load`] would refuse for their kind, size or length is refused here,
-/// before a machine is made. `ram` is the guest's in bytes.
+/// First address above the RAM below 4 GiB, where the kernel and what goes with it lie. `ram`: [`Plan::ram`].
+pub fn low_ram(ram: &[AddressRange]) -> u64 {
+    ram.first().map_or(0, |range| range.last().saturating_add(1)).min(1 << 32)
+}
+
+/// Looks at the files without loading them: what [`load`] would refuse is refused here, before a machine is made. `low`
+/// is [`low_ram`] in bytes. `--boot pvh` for a bzImage takes as long as its unpacking.
 ///
 /// # Errors
-/// As [`load`]; a bzImage whose payload turns out to be broken or too large is left to that.
-pub fn check(
-    kernel: &Path,
-    initramfs: Option<&Path>,
-    cmdline: &str,
-    mode: BootMode,
-    ram: u64,
-) -> Result<(), BootError> {
-    let low = ram.min(layout::LOW_RAM_MAX);
-    let read = |source| BootError::Read { path: kernel.to_owned(), source };
-    let (mut file, head) = open_kernel(kernel)?;
-    let (end, limits) = match kind(kernel, &head, mode)? {
-        Kind::Elf => (elf_end(kernel, &mut file)?, Limits::UNTOLD),
-        Kind::BzImage => {
-            let len = file.seek(io::SeekFrom::End(0)).map_err(read)?;
-            (layout::HIGH_MEMORY_START.saturating_add(len), Limits::of_bzimage(&head))
+/// As [`load`].
+pub fn check(files: &BootFiles, cmdline: &str, mode: BootMode, low: u64) -> Result<(), BootError> {
+    let kernel = &files.kernel;
+    let path = || kernel.path.clone();
+    let (end, limits) = match kind(kernel, mode)? {
+        Kind::Elf(layout) if mode == BootMode::Pvh && layout.pvh.is_none() => {
+            return Err(BootError::NoPvh { path: path(), why: NO_NOTE.to_owned() });
+        }
+        Kind::Elf(layout) => (layout.end, Limits::UNTOLD),
+        Kind::BzImage(setup) => {
+            if mode == BootMode::Pvh {
+                let (vmlinux, _) = unpacked(files, low)?;
+                files.keep(vmlinux);
+            }
+            (setup.end, setup.limits)
         }
     };
     if end > low {
-        return Err(BootError::KernelTooBig { path: kernel.to_owned(), end, low });
+        return Err(BootError::KernelTooBig { path: path(), end, low });
     }
-    if let Some(path) = initramfs {
-        let len = Initramfs::open(path)?.len;
-        let room = low.saturating_sub(end);
-        if len > room {
-            return Err(BootError::InitramfsTooBig { path: path.to_owned(), len, room });
-        }
+    if let Some(initramfs) = &files.initramfs {
+        place_initramfs(initramfs, end, limits, low)?;
     }
     match (cmdline.len(), limits.cmdline) {
         (len, limit) if len > limit => Err(BootError::CmdlineTooLong { len, limit }),
@@ -247,39 +225,58 @@ pub fn check(
 
 /// What a kernel file is.
 enum Kind {
-    Elf,
-    BzImage,
+    Elf(Layout),
+    BzImage(Setup),
 }
 
-fn kind(path: &Path, head: &[u8], mode: BootMode) -> Result<Kind, BootError> {
-    let not = |what| BootError::NotAKernel { path: path.to_owned(), what };
+const NO_NOTE: &str = "it was built without CONFIG_PVH";
+
+fn kind(kernel: &OpenFile, mode: BootMode) -> Result<Kind, BootError> {
+    let not = |what| BootError::NotAKernel { path: kernel.path.clone(), what };
+    let head = kernel.head()?;
     if head.starts_with(b"\x7fELF") {
+        let layout = elf_layout(kernel, &mut *kernel.rewound()?)?;
         if mode == BootMode::BzImage {
             return Err(not("an ELF file; --boot bzimage wants a bzImage".to_owned()));
         }
-        return Ok(Kind::Elf);
+        return Ok(Kind::Elf(layout));
     }
-    match head.get(HDRS_AT..HDRS_AT + 4) {
-        Some(magic) if magic == HDRS => Ok(Kind::BzImage),
-        _ => Err(not(failure::what_is(head))),
+    match setup::is_bzimage(&head) {
+        true => setup::read(&head, kernel.size()?).map(Kind::BzImage).map_err(not),
+        false => Err(not(failure::what_is(&head))),
     }
 }
 
-/// The file, and its first bytes.
-fn open_kernel(path: &Path) -> Result<(File, Vec<u8>), BootError> {
-    let read = |source| BootError::Read { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(read)?;
-    let mut head = Vec::with_capacity(HEAD);
-    file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(read)?;
-    file.rewind().map_err(read)?;
-    Ok((file, head))
-}
-
-fn elf_end<F: Read + Seek>(path: &Path, image: &mut F) -> Result<u64, BootError> {
-    elf::memory_end(image).map_err(|error| match error {
-        elf::Error::Io(source) => BootError::Read { path: path.to_owned(), source },
-        elf::Error::Odd(what) => BootError::NotAKernel { path: path.to_owned(), what },
+fn elf_layout<F: Read + Seek>(kernel: &OpenFile, image: &mut F) -> Result<Layout, BootError> {
+    elf::layout(image).map_err(|error| match error {
+        elf::Error::Io(source) => kernel.error(source),
+        elf::Error::Odd(what) => BootError::NotAKernel { path: kernel.path.clone(), what },
     })
+}
+
+/// The vmlinux inside a bzImage and its layout, when it can be entered by PVH.
+fn unpacked(files: &BootFiles, low: u64) -> Result<(Vec<u8>, Layout), BootError> {
+    let kernel = &files.kernel;
+    let no_pvh = |why| BootError::NoPvh { path: kernel.path.clone(), why };
+    let vmlinux = match files.take_unpacked() {
+        Some(vmlinux) => vmlinux,
+        None => {
+            let head = kernel.head()?;
+            unwrap::vmlinux(&mut *kernel.rewound()?, &head, low).map_err(|error| match error {
+                unwrap::Error::Io(source) => kernel.error(source),
+                why => no_pvh(why.to_string()),
+            })?
+        }
+    };
+    let layout = elf_layout(kernel, &mut Cursor::new(&vmlinux)).map_err(|error| match error {
+        BootError::NotAKernel { what, .. } => no_pvh(format!("inside is {what}")),
+        error => error,
+    })?;
+    match layout.pvh {
+        Some(_) if layout.end <= low => Ok((vmlinux, layout)),
+        Some(_) => Err(BootError::KernelTooBig { path: kernel.path.clone(), end: layout.end, low }),
+        None => Err(no_pvh(NO_NOTE.to_owned())),
+    }
 }
 
 /// Loads kernel, initramfs and command line: all that takes a while, and that needs to know no more than where RAM is.
@@ -287,11 +284,11 @@ fn elf_end<F: Read + Seek>(path: &Path, image: &mut F) -> Result<u64, BootError>
 /// # Errors
 /// A file that cannot be read or is no kernel, too little RAM, a command line that is too long.
 pub fn load(memory: &GuestMemoryMmap, request: &BootRequest<'_>) -> Result<Loaded, BootError> {
-    let low = request.ram.first().map_or(0, |range| range.last().saturating_add(1)).min(1 << 32);
-    // Opened before the kernel is unpacked, which takes a while: a typing error should not.
-    let initramfs = request.initramfs.map(Initramfs::open).transpose()?;
+    let low = low_ram(request.ram);
     let kernel = load_kernel(memory, request, low)?;
-    let initramfs = initramfs.map(|initramfs| initramfs.load(memory, &kernel, low)).transpose()?;
+    let initramfs = request.files.initramfs.as_ref();
+    let initramfs =
+        initramfs.map(|initramfs| load_initramfs(memory, initramfs, &kernel, low)).transpose()?;
     let mut loaded = Loaded { kernel, initramfs, cmdline: 0 };
     loaded.set_cmdline(memory, request.cmdline)?;
     Ok(loaded)
@@ -348,27 +345,32 @@ fn load_kernel(
     request: &BootRequest<'_>,
     low: u64,
 ) -> Result<LoadedKernel, BootError> {
-    let path = request.kernel;
-    let read = |source| BootError::Read { path: path.to_owned(), source };
-    let (mut file, head) = open_kernel(path)?;
-    if let Kind::Elf = kind(path, &head, request.mode)? {
-        return load_elf(memory, request, &mut file, Limits::UNTOLD, low);
-    }
-    let limits = Limits::of_bzimage(&head);
+    let kernel = &request.files.kernel;
+    let setup = match kind(kernel, request.mode)? {
+        Kind::Elf(layout) => {
+            if request.mode == BootMode::Pvh && layout.pvh.is_none() {
+                let why = NO_NOTE.to_owned();
+                return Err(BootError::NoPvh { path: kernel.path.clone(), why });
+            }
+            let file = &mut *kernel.rewound()?;
+            return load_elf(memory, request, file, &layout, Limits::UNTOLD);
+        }
+        Kind::BzImage(setup) => setup,
+    };
     if request.mode == BootMode::BzImage {
-        return load_bzimage(memory, path, &mut file, limits, low);
+        return load_bzimage(memory, kernel, setup, low);
     }
-    match unwrap::vmlinux(&mut file, &head) {
-        Ok(vmlinux) => {
-            let loaded = load_elf(memory, request, Cursor::new(vmlinux), limits, low)?;
-            // A vmlinux from inside a bzImage without the note wants its own decompressor's set-up.
-            if loaded.pvh { Ok(loaded) } else { load_bzimage(memory, path, &mut file, limits, low) }
+    match unpacked(request.files, low) {
+        Ok((vmlinux, layout)) => {
+            load_elf(memory, request, Cursor::new(vmlinux), &layout, setup.limits)
         }
-        Err(unwrap::Error::Io(source)) => Err(read(source)),
-        Err(why) if request.mode == BootMode::Pvh => {
-            Err(BootError::NoPvh { path: path.to_owned(), why: why.to_string() })
+        // What is inside cannot be entered by PVH: the bzImage has its own entry and unpacks itself.
+        Err(BootError::NoPvh { .. } | BootError::KernelTooBig { .. })
+            if request.mode == BootMode::Auto =>
+        {
+            load_bzimage(memory, kernel, setup, low)
         }
-        Err(_) => load_bzimage(memory, path, &mut file, limits, low),
+        Err(error) => Err(error),
     }
 }
 
@@ -376,121 +378,82 @@ fn load_elf<F: Read + ReadVolatile + Seek>(
     memory: &GuestMemoryMmap,
     request: &BootRequest<'_>,
     image: F,
+    layout: &Layout,
     limits: Limits,
-    low: u64,
 ) -> Result<LoadedKernel, BootError> {
-    let path = request.kernel.to_owned();
-    let mut image = Sparse::new(image, request.fresh);
-    let end = elf_end(&path, &mut image)?;
+    let kernel = &request.files.kernel;
+    let (low, end) = (low_ram(request.ram), layout.end);
     if end > low {
-        return Err(BootError::KernelTooBig { path, end, low });
+        return Err(BootError::KernelTooBig { path: kernel.path.clone(), end, low });
     }
-    let result = Elf::load(memory, None, &mut image, Some(GuestAddress(0))).map_err(|error| {
-        BootError::NotAKernel {
-            path: path.clone(),
-            what: format!("an ELF file that does not load ({error})"),
-        }
-    })?;
-    match result.pvh_boot_cap {
-        PvhBootCapability::PvhEntryPresent(entry) => {
-            Ok(LoadedKernel { rip: entry.0, pvh: true, end, header: None, limits })
-        }
-        _ if request.mode == BootMode::Pvh => {
-            let why = "it was built without CONFIG_PVH".to_owned();
-            Err(BootError::NoPvh { path, why })
-        }
-        _ => Ok(LoadedKernel { rip: result.kernel_load.0, pvh: false, end, header: None, limits }),
+    let mut image = Sparse::new(image, request.fresh);
+    for segment in &layout.segments {
+        image.seek(SeekFrom::Start(segment.offset)).map_err(|source| kernel.error(source))?;
+        let len = usize::try_from(segment.len).map_err(written)?;
+        memory
+            .read_exact_volatile_from(GuestAddress(segment.physical), &mut image, len)
+            .map_err(|error| kernel.error(io::Error::other(error)))?;
     }
+    let (rip, pvh) = (layout.pvh.unwrap_or(layout.entry), layout.pvh.is_some());
+    Ok(LoadedKernel { rip, pvh, end, header: None, limits })
 }
 
 fn load_bzimage(
     memory: &GuestMemoryMmap,
-    path: &Path,
-    file: &mut File,
-    limits: Limits,
+    kernel: &OpenFile,
+    setup: Setup,
     low: u64,
 ) -> Result<LoadedKernel, BootError> {
-    let odd = |what: String| BootError::NotAKernel { path: path.to_owned(), what };
-    let start = GuestAddress(layout::HIGH_MEMORY_START);
-    let len = file
-        .seek(io::SeekFrom::End(0))
-        .map_err(|source| BootError::Read { path: path.to_owned(), source })?;
-    if layout::HIGH_MEMORY_START.saturating_add(len) > low {
-        return Err(BootError::KernelTooBig {
-            path: path.to_owned(),
-            end: layout::HIGH_MEMORY_START + len,
-            low,
-        });
-    }
-    let result = BzImage::load(memory, Some(start), file, Some(start))
-        .map_err(|error| odd(format!("a bzImage that does not load ({error})")))?;
-    let header =
-        result.setup_header.ok_or_else(|| odd("a bzImage without a setup header".to_owned()))?;
-    // XLF_KERNEL_64: there is a 64-bit entry at 0x200.
-    if header.version < 0x020c || header.xloadflags & 1 == 0 {
-        return Err(odd("a bzImage without a 64-bit entry".to_owned()));
-    }
-    // It decompresses itself to where it wants to run, and needs this much room there.
-    let end = start.0.max(header.pref_address).saturating_add(u64::from(header.init_size));
+    let odd = |what: String| BootError::NotAKernel { path: kernel.path.clone(), what };
+    let Setup { end, limits } = setup;
     if end > low {
-        return Err(BootError::KernelTooBig { path: path.to_owned(), end, low });
+        return Err(BootError::KernelTooBig { path: kernel.path.clone(), end, low });
     }
-    Ok(LoadedKernel {
-        rip: result.kernel_load.0 + 0x200,
-        pvh: false,
-        end,
-        header: Some(header),
-        limits,
-    })
+    let start = GuestAddress(layout::HIGH_MEMORY_START);
+    let result = BzImage::load(memory, Some(start), &mut *kernel.rewound()?, Some(start))
+        .map_err(|error| odd(format!("a bzImage that does not load ({error})")))?;
+    let header = result.setup_header;
+    let header = Some(header.ok_or_else(|| odd("a bzImage without a setup header".to_owned()))?);
+    Ok(LoadedKernel { rip: result.kernel_load.0 + 0x200, pvh: false, end, header, limits })
 }
 
-/// A file for the kernel to unpack.
-struct Initramfs<'a> {
-    path: &'a Path,
-    file: File,
-    len: u64,
-}
-
-impl<'a> Initramfs<'a> {
-    fn open(path: &'a Path) -> Result<Self, BootError> {
-        let read = |source| BootError::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read)?;
-        let metadata = file.metadata().map_err(read)?;
-        if metadata.is_dir() {
-            return Err(read(io::Error::from(io::ErrorKind::IsADirectory)));
-        }
-        match metadata.len() {
-            0 => Err(BootError::NotAnInitramfs { path: path.to_owned() }),
-            len => Ok(Self { path, file, len }),
-        }
-    }
-
-    /// As high as it may be: out of the way of whatever the kernel does first.
-    fn load(
-        mut self,
-        memory: &GuestMemoryMmap,
-        kernel: &LoadedKernel,
-        low: u64,
-    ) -> Result<AddressRange, BootError> {
-        let len = self.len;
-        let top = low.min(kernel.limits.initramfs.saturating_add(1));
-        let bottom = align_up(kernel.end, PAGE).unwrap_or(u64::MAX);
-        let range = top
-            .checked_sub(len)
-            .map(|start| align_down(start, PAGE))
-            .filter(|start| *start >= bottom)
-            .and_then(|start| AddressRange::new(start, len))
-            .ok_or_else(|| BootError::InitramfsTooBig {
-                path: self.path.to_owned(),
+/// Where an initramfs goes: as high as it may be, out of the way of whatever the kernel does first. `end`: first address
+/// above the kernel.
+fn place_initramfs(
+    initramfs: &OpenFile,
+    end: u64,
+    limits: Limits,
+    low: u64,
+) -> Result<AddressRange, BootError> {
+    let len = initramfs.size()?;
+    let top = low.min(limits.initramfs.saturating_add(1));
+    let bottom = align_up(end, PAGE).unwrap_or(u64::MAX);
+    top.checked_sub(len)
+        .map(|start| align_down(start, PAGE))
+        .filter(|start| *start >= bottom)
+        .and_then(|start| AddressRange::new(start, len))
+        .ok_or_else(|| match len {
+            0 => BootError::NotAnInitramfs { path: initramfs.path.clone() },
+            len => BootError::InitramfsTooBig {
+                path: initramfs.path.clone(),
                 len,
                 room: top.saturating_sub(bottom),
-            })?;
-        let len = usize::try_from(len).map_err(written)?;
-        memory.read_exact_volatile_from(GuestAddress(range.first()), &mut self.file, len).map_err(
-            |error| BootError::Read { path: self.path.to_owned(), source: io::Error::other(error) },
-        )?;
-        Ok(range)
-    }
+            },
+        })
+}
+
+fn load_initramfs(
+    memory: &GuestMemoryMmap,
+    initramfs: &OpenFile,
+    kernel: &LoadedKernel,
+    low: u64,
+) -> Result<AddressRange, BootError> {
+    let range = place_initramfs(initramfs, kernel.end, kernel.limits, low)?;
+    let len = usize::try_from(range.len()).map_err(written)?;
+    memory
+        .read_exact_volatile_from(GuestAddress(range.first()), &mut *initramfs.rewound()?, len)
+        .map_err(|error| initramfs.error(io::Error::other(error)))?;
+    Ok(range)
 }
 
 #[cfg(test)]

@@ -1,4 +1,8 @@
-use std::{fs, io::Write, path::PathBuf};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use super::{unwrap::tests::bzimage, *};
 use crate::plan::PlanRequest;
@@ -34,17 +38,16 @@ impl Fixture {
     }
 
     fn load(&self, kernel: &Path, initramfs: Option<&Path>) -> Result<Entry, BootError> {
-        self.boot(&BootRequest { initramfs, ..self.request(kernel) })
+        self.boot(&self.request(&BootFiles::open(kernel, initramfs)?))
     }
 
     fn boot(&self, request: &BootRequest<'_>) -> Result<Entry, BootError> {
         load(&self.memory, request)?.prepare(&self.memory, &self.plan, layout::ACPI_START)
     }
 
-    fn request<'a>(&'a self, kernel: &'a Path) -> BootRequest<'a> {
+    fn request<'a>(&'a self, files: &'a BootFiles) -> BootRequest<'a> {
         BootRequest {
-            kernel,
-            initramfs: None,
+            files,
             cmdline: "console=ttyS0",
             ram: &self.plan.ram,
             fresh: true,
@@ -145,7 +148,8 @@ fn bzimage_without_a_note_inside_or_when_told_so_is_entered_by_its_own_code() {
     let expected = Entry::Linux64 { rip: MIB + 0x200, zero_page: layout::ZERO_PAGE };
     assert_eq!(fixture.load(&kernel, None).unwrap(), expected);
     let kernel = fixture.file("vmlinuz", &bzimage_of(&elf(true, MIB)));
-    let told = BootRequest { mode: BootMode::BzImage, ..fixture.request(&kernel) };
+    let files = BootFiles::open(&kernel, None).unwrap();
+    let told = BootRequest { mode: BootMode::BzImage, ..fixture.request(&files) };
     assert_eq!(fixture.boot(&told).unwrap(), expected);
     assert_eq!(fixture.u32_at(layout::ZERO_PAGE + 0x202), 0x5372_6448);
 }
@@ -155,7 +159,8 @@ fn command_line_that_the_unwrapped_kernel_would_cut_is_refused() {
     let fixture = Fixture::new(64);
     let kernel = fixture.file("vmlinuz", &bzimage_of(&elf(true, MIB)));
     let (fits, long) = ("x".repeat(100), "x".repeat(101));
-    let request = |cmdline| BootRequest { cmdline, ..fixture.request(&kernel) };
+    let files = BootFiles::open(&kernel, None).unwrap();
+    let request = |cmdline| BootRequest { cmdline, ..fixture.request(&files) };
     fixture.boot(&request(&fits)).unwrap();
     let failure = fixture.boot(&request(&long)).unwrap_err().into_failure();
     assert_eq!((failure.code.id, &*failure.fix), ("E2105", "shorten --cmdline to 100 bytes"));
@@ -245,7 +250,8 @@ fn command_line_of_64_kib_is_refused() {
     let fixture = Fixture::new(64);
     let kernel = fixture.file("vmlinux", &elf(true, MIB));
     let long = "x".repeat(0x1_0000);
-    let request = BootRequest { cmdline: &long, ..fixture.request(&kernel) };
+    let files = BootFiles::open(&kernel, None).unwrap();
+    let request = BootRequest { cmdline: &long, ..fixture.request(&files) };
     assert_eq!(fixture.boot(&request).unwrap_err().into_failure().code.id, "E2105");
 }
 
@@ -260,7 +266,8 @@ fn check_refuses_without_a_machine_what_load_would() {
     let fixture = Fixture::new(64);
     let ram = 64 * MIB;
     let check = |kernel: &Path, initramfs: Option<&Path>, cmdline: &str| {
-        check(kernel, initramfs, cmdline, BootMode::Auto, ram)
+        BootFiles::open(kernel, initramfs)
+            .and_then(|files| check(&files, cmdline, BootMode::Auto, ram))
             .map_err(|error| error.into_failure().code.id)
     };
     let good = fixture.file("vmlinux", &elf(true, MIB));
@@ -273,4 +280,115 @@ fn check_refuses_without_a_machine_what_load_would() {
     assert_eq!(check(&good, Some(&initramfs), ""), Err("E2104"));
     assert_eq!(check(&good, None, &"x".repeat(0x1_0000)), Err("E2105"));
     assert_eq!(check(Path::new("/nonexistent"), None, ""), Err("E2101"));
+}
+
+/// The same refusal by both, so that nothing is taken for a kernel that does not start.
+fn refused(fixture: &Fixture, image: &[u8], mode: BootMode) -> String {
+    let kernel = fixture.file("refused", image);
+    let files = BootFiles::open(&kernel, None).unwrap();
+    let checked = check(&files, "quiet", mode, low_ram(&fixture.plan.ram)).unwrap_err();
+    let request = BootRequest { mode, ..fixture.request(&files) };
+    let loaded = fixture.boot(&request).unwrap_err().into_failure();
+    let checked = checked.into_failure();
+    assert_eq!((checked.code.id, &checked.cause), (loaded.code.id, &loaded.cause));
+    format!("{} {}", checked.code.id, checked.cause)
+}
+
+/// Fields by Documentation/arch/x86/boot.rst and the ELF specification's lists of classes and machines.
+#[test]
+fn kernel_that_is_not_for_this_machine_is_refused_by_check_and_named_for_what_it_is() {
+    let fixture = Fixture::new(64);
+    let bzimage = |change: fn(&mut Vec<u8>)| {
+        let mut image = bzimage_of(&elf(true, MIB));
+        change(&mut image);
+        image
+    };
+    let vmlinux = |class: u8, data: u8, machine: [u8; 2]| {
+        let mut image = elf(true, MIB);
+        (image[4], image[5]) = (class, data);
+        image[18..20].copy_from_slice(&machine);
+        image
+    };
+    let mut uki = vec![0_u8; 0x400];
+    uki[..2].copy_from_slice(b"MZ");
+    uki[0x3c] = 0x80;
+    uki[0x86] = 2;
+    uki[0x94] = 0xf0;
+    let first = 0x80 + 24 + 0xf0;
+    uki[first..first + 8].copy_from_slice(b".osrel\0\0");
+    uki[first + 40..first + 48].copy_from_slice(b".linux\0\0");
+    let mut arm64 = b"MZ".to_vec();
+    arm64.resize(0x38, 0);
+    arm64.extend(*b"ARM\x64");
+    for (image, what) in [
+        (bzimage(|image| image[0x236] = 0), "a bzImage without a 64-bit entry (a 32-bit kernel"),
+        (bzimage(|image| image[0x206] = 0x0b), "a bzImage without a 64-bit entry"),
+        (bzimage(|image| image[0x211] = 0), "a zImage"),
+        (bzimage(|image| image[0x1f1] = 255), "a bzImage that is cut short"),
+        (vmlinux(1, 1, [3, 0]), "a 32-bit ELF file"),
+        (vmlinux(2, 2, [0, 22]), "a big-endian ELF file for another machine (S/390)"),
+        (vmlinux(2, 1, [183, 0]), "an ELF file for another machine (arm64)"),
+        (arm64, "an arm64 kernel"),
+        (uki, "a unified kernel image"),
+    ] {
+        let said = refused(&fixture, &image, BootMode::Auto);
+        assert!(said.starts_with("E2102") && said.contains(what), "{said}");
+    }
+}
+
+#[test]
+fn way_in_that_a_kernel_does_not_have_is_refused_by_check() {
+    let fixture = Fixture::new(64);
+    let bare = elf(false, MIB);
+    assert!(refused(&fixture, &bare, BootMode::Pvh).contains("no PVH entry"));
+    assert!(refused(&fixture, &bzimage_of(&bare), BootMode::Pvh).contains("without CONFIG_PVH"));
+    assert!(refused(&fixture, &bzimage(b"BZh91AY&SY"), BootMode::Pvh).contains("E2102"));
+    assert!(refused(&fixture, &bare, BootMode::BzImage).contains("wants a bzImage"));
+    let mut broken = bzimage_of(&elf(true, MIB));
+    broken.truncate(0x400 + 20);
+    assert!(refused(&fixture, &broken, BootMode::Pvh).contains("does not decompress"));
+}
+
+#[test]
+fn kernel_that_unpacks_itself_beyond_low_ram_is_refused_by_check() {
+    let fixture = Fixture::new(64);
+    let mut image = bzimage_of(&elf(true, MIB));
+    image[0x260..0x264].copy_from_slice(&(100_u32 << 20).to_le_bytes());
+    assert!(refused(&fixture, &image, BootMode::BzImage).starts_with("E2103"));
+    let mut cut = elf(true, MIB);
+    cut.truncate(204);
+    assert!(refused(&fixture, &cut, BootMode::Auto).contains("cut short"));
+}
+
+/// A sparse file that claims notes and segments of 2^62 bytes costs no more than one that does not.
+#[test]
+fn notes_of_any_claimed_size_are_walked_in_bounded_time() {
+    let fixture = Fixture::new(64);
+    let mut image = elf(true, MIB);
+    let note = 64 + 56;
+    image[note + 32..note + 40].copy_from_slice(&(1_u64 << 62).to_le_bytes());
+    // Away from the note: a hole, as far as the file goes.
+    image[note + 8..note + 16].copy_from_slice(&4096_u64.to_le_bytes());
+    let kernel = fixture.file("vmlinux", &image);
+    fs::OpenOptions::new().write(true).open(&kernel).unwrap().set_len(1 << 40).unwrap();
+    let entry = fixture.load(&kernel, None).unwrap();
+    assert_eq!(entry, Entry::Linux64 { rip: 16 * MIB, zero_page: layout::ZERO_PAGE });
+}
+
+#[test]
+fn reboot_loads_the_files_that_were_opened_first() {
+    let fixture = Fixture::new(64);
+    let kernel = fixture.file("vmlinux", &elf(true, MIB));
+    let initramfs = fixture.file("initramfs", b"first");
+    let files = BootFiles::open(&kernel, Some(&initramfs)).unwrap();
+    let first = fixture.boot(&fixture.request(&files)).unwrap();
+    // An upgrade renames new files over them; another removes them.
+    fs::rename(fixture.file("new", &elf(false, 2 * MIB)), &kernel).unwrap();
+    fs::remove_file(&initramfs).unwrap();
+    fixture.memory.write_obj(0_u64, GuestAddress(16 * MIB)).unwrap();
+    let again = BootRequest { fresh: false, ..fixture.request(&files) };
+    assert_eq!(fixture.boot(&again).unwrap(), first);
+    assert_eq!(fixture.u64_at(16 * MIB).to_le_bytes(), *b"kernel!!");
+    let module = fixture.u64_at(layout::PVH_START_INFO + 16);
+    assert_eq!(fixture.u32_at(fixture.u64_at(module)).to_le_bytes(), *b"firs");
 }

@@ -12,6 +12,8 @@ const MAX_HINT: usize = 128 << 20;
 /// The kernel's lz4 stream is in the legacy format: blocks of 8 MiB decompressed, each with its length.
 const LZ4_MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
 const LZ4_BLOCK: usize = 8 << 20;
+/// What an xz decoder may take, in KiB: the kernel's build asks for dictionaries of up to 128 MiB.
+const XZ_MEMORY: u32 = 192 << 10;
 const SECTOR: u64 = 512;
 
 const SETUP_SECTORS: usize = 0x1f1;
@@ -33,13 +35,18 @@ pub(super) enum Error {
     NotElf,
 }
 
-/// Reads the payload of a bzImage that starts with `head` and decompresses it.
-pub(super) fn vmlinux(file: &mut File, head: &[u8]) -> Result<Vec<u8>, Error> {
+/// Reads the payload of a bzImage that starts with `head` and decompresses it. `most`: bytes of RAM that there are for
+/// what comes out.
+pub(super) fn vmlinux(file: &mut File, head: &[u8], most: u64) -> Result<Vec<u8>, Error> {
+    let most = most.min(MAX_VMLINUX);
     let (offset, len) = payload(head).ok_or(Error::Old)?;
+    if len > most {
+        return Err(too_large(most));
+    }
     file.seek(SeekFrom::Start(offset)).map_err(Error::Io)?;
     let mut compressed = Vec::new();
     file.by_ref().take(len).read_to_end(&mut compressed).map_err(Error::Io)?;
-    let vmlinux = decompress(&compressed)?;
+    let vmlinux = decompress_to(&compressed, most)?;
     if vmlinux.starts_with(b"\x7fELF") { Ok(vmlinux) } else { Err(Error::NotElf) }
 }
 
@@ -62,53 +69,62 @@ fn payload(head: &[u8]) -> Option<(u64, u64)> {
 
 /// By the magic bytes at the start; an ELF file is as it is.
 pub(super) fn decompress(compressed: &[u8]) -> Result<Vec<u8>, Error> {
+    decompress_to(compressed, MAX_VMLINUX)
+}
+
+/// At most `most` bytes.
+fn decompress_to(compressed: &[u8], most: u64) -> Result<Vec<u8>, Error> {
     let magic = compressed.first_chunk::<4>().copied().unwrap_or_default();
     // The build appends the decompressed size (gzip ends with it anyway). A hint only: one allocation instead of ten.
     let size = compressed.last_chunk::<4>().map_or(0, |size| u32::from_le_bytes(*size));
     match magic {
-        [0x1f, 0x8b, ..] => bounded(flate2::read::GzDecoder::new(compressed), size),
+        [0x1f, 0x8b, ..] => bounded(flate2::read::GzDecoder::new(compressed), size, most),
         // One stream; what the build appended behind it (the size) must not be taken for another.
-        [0xfd, b'7', b'z', b'X'] => bounded(lzma_rust2::XzReader::new(compressed, false), size),
+        [0xfd, b'7', b'z', b'X'] => {
+            bounded(lzma_rust2::XzReader::new_mem_limit(compressed, false, XZ_MEMORY), size, most)
+        }
         [0x28, 0xb5, 0x2f, 0xfd] => {
             let stream = ruzstd::decoding::StreamingDecoder::new(compressed);
-            bounded(stream.map_err(|error| Error::Broken(error.to_string()))?, size)
+            bounded(stream.map_err(|error| Error::Broken(error.to_string()))?, size, most)
         }
-        LZ4_MAGIC => lz4(compressed.get(4..).unwrap_or_default()),
+        LZ4_MAGIC => lz4(compressed.get(4..).unwrap_or_default(), most),
         [0x7f, b'E', b'L', b'F'] => Ok(compressed.to_vec()),
         other => Err(Error::Unknown(other)),
     }
 }
 
-fn bounded(stream: impl Read, size: u32) -> Result<Vec<u8>, Error> {
+fn bounded(stream: impl Read, size: u32, most: u64) -> Result<Vec<u8>, Error> {
     let mut vmlinux =
         Vec::with_capacity(usize::try_from(size).map_or(0, |size| size.min(MAX_HINT)));
-    let read = stream.take(MAX_VMLINUX + 1).read_to_end(&mut vmlinux);
+    let read = stream.take(most + 1).read_to_end(&mut vmlinux);
     match read {
-        Ok(len) if len as u64 > MAX_VMLINUX => Err(too_large()),
+        Ok(len) if len as u64 > most => Err(too_large(most)),
         Ok(_) => Ok(vmlinux),
         Err(error) => Err(Error::Broken(error.to_string())),
     }
 }
 
-fn lz4(mut blocks: &[u8]) -> Result<Vec<u8>, Error> {
+fn lz4(mut blocks: &[u8], most: u64) -> Result<Vec<u8>, Error> {
     let mut vmlinux = Vec::new();
+    // One for all blocks: the work for a block depends on its length, not on what a block may hold.
+    let mut room = vec![0; LZ4_BLOCK];
     while let Some((len, rest)) = blocks.split_first_chunk::<4>() {
         let len = u32::from_le_bytes(*len) as usize;
         // The build appends the decompressed size; no block starts where the payload ends.
         let Some(block) = rest.get(..len) else { break };
-        let data = lz4_flex::block::decompress(block, LZ4_BLOCK)
+        let len_of_data = lz4_flex::block::decompress_into(block, &mut room)
             .map_err(|error| Error::Broken(error.to_string()))?;
-        vmlinux.extend_from_slice(&data);
-        if vmlinux.len() as u64 > MAX_VMLINUX {
-            return Err(too_large());
+        vmlinux.extend_from_slice(room.get(..len_of_data).unwrap_or_default());
+        if vmlinux.len() as u64 > most {
+            return Err(too_large(most));
         }
         blocks = &rest[len..];
     }
     Ok(vmlinux)
 }
 
-fn too_large() -> Error {
-    Error::Broken(format!("more than {} MiB come out", MAX_VMLINUX >> 20))
+fn too_large(most: u64) -> Error {
+    Error::Broken(format!("more than {} MiB come out", most >> 20))
 }
 
 #[cfg(test)]
@@ -133,7 +149,7 @@ pub(super) mod tests {
         let image = bzimage(payload);
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&image).unwrap();
-        vmlinux(&mut file, &image)
+        vmlinux(&mut file, &image, MAX_VMLINUX)
     }
 
     fn elf() -> Vec<u8> {

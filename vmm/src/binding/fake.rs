@@ -56,6 +56,14 @@ pub(crate) struct Kernel {
     pub(crate) screen_stays: Cell<bool>,
 }
 
+/// What changes drivers on a host of another fixture, and the writes that it made.
+pub(crate) fn binder_on(sysroot: &Sysroot) -> (Binder, Rc<Kernel>) {
+    let kernel = Rc::new(Kernel::new(sysroot.clone()));
+    let journals = Journals::new(sysroot.clone(), Trust::Owner);
+    let view = View { sysroot: sysroot.clone(), journals };
+    (Binder { view, writer: Rc::clone(&kernel) as _ }, kernel)
+}
+
 /// Where the fake framebuffer's platform device and its driver are.
 const SCREEN: &str = "/sys/bus/platform/devices/vesa-framebuffer.0";
 const SCREEN_DRIVER: &str = "/sys/bus/platform/drivers/vesa-framebuffer";
@@ -64,12 +72,10 @@ const CONSOLE: &str = "/sys/class/vtconsole/vtcon1";
 /// The child that a hanging write leaves.
 pub(crate) const STUCK_CHILD: u32 = 4711;
 
-impl Host {
-    /// Root's, with IOMMU and vfio-pci, and this process as 100.
-    pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let kernel = Rc::new(Kernel {
-            sysroot: Sysroot::at(dir.path()),
+impl Kernel {
+    fn new(sysroot: Sysroot) -> Self {
+        Self {
+            sysroot,
             native: RefCell::default(),
             writes: RefCell::default(),
             budget: Cell::new(usize::MAX),
@@ -78,7 +84,15 @@ impl Host {
             vfio_removes_screen: Cell::new(false),
             refuses: RefCell::default(),
             screen_stays: Cell::new(false),
-        });
+        }
+    }
+}
+
+impl Host {
+    /// Root's, with IOMMU and vfio-pci, and this process as 100.
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = Rc::new(Kernel::new(Sysroot::at(dir.path())));
         let host = Self { dir, kernel };
         host.file(BOOT, "boot-1\n");
         host.file("/proc/self/status", "Uid:\t0\t0\t0\t0\n");

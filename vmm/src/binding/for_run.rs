@@ -22,24 +22,24 @@ use crate::{
     report, signals,
 };
 
-/// Whose the devices are.
-pub(crate) enum Owned {
-    /// They are where they were.
-    Before,
-    /// What would be taken, if this were no dry run.
-    Planned(Bindable),
-    /// Ours until dropped.
-    Taken(Guard),
+/// What of the devices has to be taken from the host's drivers. Found before the first change; [`Found::take`] makes it.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Functions that strait may take.
+    managed: Vec<HostFunction>,
+    planned: Bindable,
+    /// By function, what `reset_method` must hold.
+    methods: BTreeMap<Bdf, String>,
+    allowed: Allowed,
 }
 
-/// Finds the devices and takes from the host's drivers what is to be managed, after everything that needs no change
-/// has been checked. Without a binder nothing is taken: it is a dry run.
-pub(crate) fn owned<'a>(
+/// Finds the devices, and refuses what cannot be taken. A run, which has a binder, first puts back what a strait that was
+/// killed has left; without one nothing is changed: it is a dry run.
+pub(crate) fn look<'a>(
     view: &View,
     binder: Option<&Binder>,
     config: &'a RunConfig,
-    enough_memory: impl FnOnce() -> Result<(), Failure>,
-) -> Result<(Candidates<'a>, Owned), Failure> {
+) -> Result<(Candidates<'a>, Found), Failure> {
     let sysroot = view.sysroot();
     let root = view.is_root()?;
     // A guest without devices has nothing to do with what became of others'.
@@ -53,43 +53,58 @@ pub(crate) fn owned<'a>(
     let methods = changes(view, binder.is_none(), &candidates, root)?;
     let managed = match managed(view, &candidates, root)? {
         Some(managed) if root && !(managed.is_empty() && methods.is_empty()) => managed,
-        _ => return Ok((candidates, Owned::Before)),
+        _ => return Ok((candidates, Found::default())),
     };
     let allowed = Allowed { boot_vga: config.allow_boot_vga, release_fb: config.release_fb };
-    let Some(binder) = binder else {
-        return Ok((candidates, Owned::Planned(view.plan(&managed, &allowed)?)));
-    };
-    let on_vfio = managed.iter().all(HostFunction::is_on_vfio);
-    if on_vfio && methods.is_empty() && binder.plan(&managed, &allowed)?.take.is_empty() {
-        return Ok((candidates, Owned::Before));
+    let planned = view.plan(&managed, &allowed)?;
+    Ok((candidates, Found { managed, planned, methods, allowed }))
+}
+
+impl Found {
+    /// Is there anything to change on the host?
+    pub(crate) fn changes(&self) -> bool {
+        !self.planned.take.is_empty() || !self.methods.is_empty()
     }
-    enough_memory()?;
-    let lock = binder.lock()?;
-    let planned = binder.plan(&managed, &allowed)?;
-    report::warnings(&planned.warnings);
-    // A signal must not end strait between two drivers.
-    signals::hold().map_err(internal("installing a signal handler"))?;
-    let others: Vec<HostFunction> = candidates
-        .functions()
-        .map(|(function, _)| function)
-        .filter(|function| function.is_on_vfio() && !planned.takes(function.bdf))
-        .cloned()
-        .collect();
-    let guard = binder.take(&lock, Kind::Run, &planned, &others, &methods)?;
-    drop(lock);
-    for entry in guard.taken() {
-        if let Some(screen) = &entry.screen {
-            log::info!("the host's framebuffer {} let go of {}", screen.name, entry.bdf);
-        }
-        if let Some(before) = &entry.before {
-            let driver = before.driver.as_deref().unwrap_or("no driver");
-            log::info!("{} was taken from {driver}", entry.bdf);
-        }
-        if let Some(methods) = &entry.methods {
-            log::info!("{} is reset by: {}", entry.bdf, methods::shown(methods));
-        }
+
+    /// What would be taken.
+    pub(crate) fn planned(&self) -> &Bindable {
+        &self.planned
     }
-    Ok((Candidates::find(sysroot, &config.vfio)?, Owned::Taken(guard)))
+
+    /// The same, for whoever only shows it.
+    pub(crate) fn into_planned(self) -> Bindable {
+        self.planned
+    }
+
+    /// Takes it; `all` are the machine's functions. The first change of the host.
+    pub(crate) fn take(self, binder: &Binder, all: &[HostFunction]) -> Result<Guard, Failure> {
+        let lock = binder.lock()?;
+        // Another strait may have been there since.
+        let planned = binder.plan(&self.managed, &self.allowed)?;
+        report::warnings(&planned.warnings);
+        // A signal must not end strait between two drivers.
+        signals::hold().map_err(internal("installing a signal handler"))?;
+        let others: Vec<HostFunction> = all
+            .iter()
+            .filter(|function| function.is_on_vfio() && !planned.takes(function.bdf))
+            .cloned()
+            .collect();
+        let guard = binder.take(&lock, Kind::Run, &planned, &others, &self.methods)?;
+        drop(lock);
+        for entry in guard.taken() {
+            if let Some(screen) = &entry.screen {
+                log::info!("the host's framebuffer {} let go of {}", screen.name, entry.bdf);
+            }
+            if let Some(before) = &entry.before {
+                let driver = before.driver.as_deref().unwrap_or("no driver");
+                log::info!("{} was taken from {driver}", entry.bdf);
+            }
+            if let Some(methods) = &entry.methods {
+                log::info!("{} is reset by: {}", entry.bdf, methods::shown(methods));
+            }
+        }
+        Ok(guard)
+    }
 }
 
 /// What `reset_method` must hold for the resets that the user wants: only root may change it.

@@ -24,11 +24,11 @@ use strait_resources::{
 
 use super::{devices, doctor, inspect, run};
 use crate::{
-    builder,
     bundle::{Bundle, redact::Redactor},
     cli::ReportArgs,
     config::{RunConfig, twin},
     inspect::{guest::Guest, socket},
+    looked,
     report::{self, QUIET, STRONG},
 };
 
@@ -175,7 +175,7 @@ fn kernel_log(sysroot: &Sysroot, passed: &[Bdf]) -> String {
 fn plan(sysroot: &Sysroot, config: &str) -> Result<Value, Failure> {
     let answer = twin::understood(config).and_then(|args| {
         let config = RunConfig::meaning(args)?;
-        let draft = builder::draft_of_running(sysroot, &config)?;
+        let draft = looked::draft_of_running(sysroot, &config)?;
         run::json::answer(sysroot, &config, &draft, &Names::load(sysroot))
     });
     match answer {

@@ -4,7 +4,7 @@ mod json;
 
 use std::{
     fmt::Write as _,
-    fs::{self, OpenOptions},
+    fs::OpenOptions,
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
@@ -106,10 +106,7 @@ fn by_vfio(function: &HostFunction) -> Result<Vec<u8>, Failure> {
 fn check_file(args: &RomCheckArgs) -> Result<(), Failure> {
     let sysroot = Sysroot::at(&args.answer.sysroot);
     files::readable("strait rom check", &args.file)?;
-    let bytes = fs::read(&args.file).map_err(|error| {
-        let cause = format!("{} cannot be read", args.file.display());
-        Failure::new(&codes::E2101, cause, "check its permissions").source(error)
-    })?;
+    let bytes = files::rom(&args.file)?;
     let device = args.device.as_ref().map(|word| one(&sysroot, word)).transpose()?;
     let (images, notes) = match &device {
         Some(function) => {

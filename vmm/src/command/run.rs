@@ -11,9 +11,10 @@ use strait_resources::{
 };
 
 use crate::{
-    builder::{self, Draft},
+    builder,
     cli::RunArgs,
     config::{RunConfig, twin},
+    looked::{self, Draft},
     report, smbios, tsc,
 };
 
@@ -48,20 +49,20 @@ fn go(args: RunArgs, file: Option<String>) -> Result<u8, Failure> {
     if !config.dry_run {
         return builder::run(&config, file);
     }
-    let draft = builder::draft(sysroot.clone(), &config)?;
+    let draft = looked::draft(sysroot.clone(), &config)?;
     let names = Names::load(&sysroot);
     if json {
         report::json(&json::answer(&sysroot, &config, &draft, &names)?)?;
         return Ok(0);
     }
-    let Draft { selection, plan, binding } = &draft;
+    let Draft { selection, plan, p2p, binding } = &draft;
     report::warnings(&binding.warnings);
     report::notes(&binding.take.iter().flat_map(would_be_taken).collect::<Vec<_>>());
     report::warnings(&selection.warnings);
     let (mut shown, told) = tsc::shown(&sysroot, &config);
     shown.smbios = smbios::spelt_out(&sysroot, &config);
     report::notes(&told.why().map(str::to_owned).into_iter().collect::<Vec<_>>());
-    report::dry_run(&shown, &names, selection, plan)?;
+    report::dry_run(&shown, &names, selection, plan, *p2p)?;
     Ok(0)
 }
 

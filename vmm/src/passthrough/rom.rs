@@ -1,7 +1,7 @@
 //! Which expansion ROM a function shows. A file is looked at before anything starts: a wrong one costs hours inside
 //! a guest.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use strait_devices::vfio::rom::RomSource;
 use strait_resources::{
@@ -14,7 +14,7 @@ use strait_resources::{
     },
 };
 
-use crate::config::{Identity, RomChoice, VfioConfig};
+use crate::config::{Identity, RomChoice, VfioConfig, files};
 
 /// The ROM that the user wants for a function. With a whole slot, a file is its `first` function's.
 pub(super) fn choose(
@@ -30,10 +30,7 @@ pub(super) fn choose(
         }
         RomChoice::File(path) => path,
     };
-    let bytes = fs::read(path).map_err(|error| {
-        let cause = format!("the ROM file {} cannot be read", path.display());
-        Failure::new(&codes::E2101, cause, "check the path and its permissions").source(error)
-    })?;
+    let bytes = files::rom(path)?;
     let fitting = fits(path, &bytes, function, device.identity)?;
     let warning = fitting.relative.map(|relative| {
         let cause = format!("{} for {}: {relative}", path.display(), function.bdf);
@@ -63,6 +60,8 @@ pub(crate) fn fits(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use strait_resources::host::{fixture::Tree, pci, reset::Choice};
 
     use super::*;

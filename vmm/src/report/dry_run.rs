@@ -16,10 +16,12 @@ use strait_resources::{
 };
 
 use super::{QUIET, STRONG, labelled, shortened};
-use crate::config::{
-    BootMode, Cpu, Hide, Identity, Idle, P2p, Pages, Pin, RunConfig, Serial, Smbios,
+use crate::{
+    config::{BootMode, Cpu, Hide, Identity, Idle, Pages, Pin, RunConfig, Serial, Smbios},
+    looked::PeerDma,
+    passthrough::Extra,
+    smbios::uuid_text,
 };
-use crate::{passthrough::Extra, smbios::uuid_text};
 
 /// What a line of the picture and of the lists may take.
 const COLUMNS: usize = 100;
@@ -33,14 +35,15 @@ pub(super) fn render(
     functions: &[(&HostFunction, Identity, &Way)],
     extra: impl Fn(Bdf) -> Extra,
     plan: &Plan,
+    p2p: PeerDma,
 ) -> String {
     let mut text = String::new();
-    let count = plan.ports.iter().map(|port| port.functions.len()).sum();
+    let has_devices = !plan.ports.is_empty();
     heading(&mut text, "Machine");
-    machine(&mut text, config, count);
+    machine(&mut text, config, p2p);
     heading(&mut text, "Addresses");
     text.push_str(&plan.picture(COLUMNS));
-    if count > 0 {
+    if has_devices {
         heading(&mut text, "Devices");
     }
     for (port, function) in plan
@@ -68,16 +71,7 @@ fn line(text: &mut String, label: &str, value: &str) {
     let _ = writeln!(text, "  {QUIET}{label:LABEL$}{QUIET:#}  {value}");
 }
 
-/// Is DMA between so many passed functions on?
-pub(crate) const fn p2p(config: &RunConfig, functions: usize) -> bool {
-    match config.p2p {
-        P2p::Off => false,
-        P2p::On => true,
-        P2p::Auto => functions > 1,
-    }
-}
-
-fn machine(text: &mut String, config: &RunConfig, functions: usize) {
+fn machine(text: &mut String, config: &RunConfig, p2p: PeerDma) {
     let kernel = &config.kernel;
     let entry = match kernel.boot {
         BootMode::Auto => "by PVH where it has that entry, else by the bzImage's 64-bit entry",
@@ -117,13 +111,12 @@ fn machine(text: &mut String, config: &RunConfig, functions: usize) {
         line(text, "ACPI", &format!("{}, {from}", table.name));
     }
     labelled(text, COLUMNS, LABEL, "SMBIOS", &smbios(&config.smbios));
-    let p2p = match (config.p2p, functions) {
-        (P2p::Off, _) => "off",
-        (P2p::On, _) => "on",
-        (P2p::Auto, 0 | 1) => "off: it takes two devices",
-        (P2p::Auto, _) => "on: there are two devices or more",
+    let p2p = match p2p {
+        PeerDma::Asked => "on".to_owned(),
+        PeerDma::Refused => "off".to_owned(),
+        p2p => format!("{}: {}", if p2p.is_on() { "on" } else { "off" }, p2p.why()),
     };
-    line(text, "P2P", p2p);
+    line(text, "P2P", &p2p);
 }
 
 /// `uuid 123e4567-..., manufacturer strait`.
@@ -340,7 +333,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::config::{Kernel, Memory};
+    use crate::config::{Kernel, Memory, P2p};
 
     fn bar(index: u8, kind: BarKind, size: u64) -> BarSpec {
         BarSpec { index: BarIndex::new(index).unwrap(), kind, size }
@@ -441,7 +434,8 @@ mod tests {
         let flr = Way::Alone(vec!["flr".to_owned(), "bus".to_owned()]);
         let all: Vec<_> = hosts.iter().map(|host| (host, Identity::default(), &flr)).collect();
         let extra = |_| Extra { raw_config: true, ..Extra::default() };
-        strip_str(&render(&config(), &names, &all, extra, &plan(hosts))).to_string()
+        let p2p = PeerDma::decide(P2p::Auto, hosts.len());
+        strip_str(&render(&config(), &names, &all, extra, &plan(hosts), p2p)).to_string()
     }
 
     #[test]
@@ -496,7 +490,7 @@ mod tests {
     fn machine_without_devices_has_no_list_of_them() {
         let text = text(&[]);
         assert!(text.contains("Addresses") && !text.contains("Devices"), "{text}");
-        assert!(text.contains("off: it takes two devices"), "{text}");
+        assert!(text.contains("off: no device is passed"), "{text}");
     }
 
     #[test]

@@ -81,14 +81,10 @@ impl Place {
         network: Option<Network>,
         guest: &Guest,
     ) -> Result<(), Failure> {
-        boot::check(
-            &guest.kernel,
-            None,
-            &guest.cmdline,
-            boot::BootMode::Auto,
-            guest.memory_mib << 20,
-        )
-        .map_err(|error| error.into_failure())?;
+        let mode = boot::BootMode::Auto;
+        boot::BootFiles::open(&guest.kernel, None)
+            .and_then(|files| boot::check(&files, &guest.cmdline, mode, guest.memory_mib << 20))
+            .map_err(|error| error.into_failure())?;
         let scratch = self.scratch();
         fs::create_dir_all(&scratch).map_err(|error| cannot_write(&scratch, error))?;
         let failed = |what: &'static str| {

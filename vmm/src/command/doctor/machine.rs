@@ -14,8 +14,8 @@ use strait_resources::{
 
 use super::{add, passed, refused};
 use crate::{
-    builder::{check_cpu, dry_plan},
     config::{Pages, RunConfig, twin},
+    looked::{check_cpu, dry_plan},
     passthrough::{Candidates, Selection},
 };
 

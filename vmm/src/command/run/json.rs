@@ -21,9 +21,9 @@ use strait_resources::{
 };
 
 use crate::{
-    builder::Draft,
     config::{Cpu, Hide, Idle, Pages, Pin, RunConfig, Serial},
     inspect::guest,
+    looked::Draft,
     report::{Refusal, dry_run},
     smbios,
     tsc::{self, Told},
@@ -42,6 +42,7 @@ pub(crate) struct Answer {
     acpi: Vec<Table>,
     smbios: Smbios,
     p2p: bool,
+    p2p_reason: &'static str,
     addresses: Addresses,
     ports: Vec<Port>,
     devices: Vec<Device>,
@@ -204,7 +205,7 @@ pub(crate) fn answer(
     draft: &Draft,
     names: &Names,
 ) -> Result<Answer, Failure> {
-    let Draft { selection, plan, binding } = draft;
+    let Draft { selection, plan, binding, p2p } = draft;
     let taking = |taking: &strait_resources::host::check::Taking| Taking {
         bdf: taking.function.bdf.to_string(),
         driver: taking.function.driver.clone(),
@@ -243,7 +244,8 @@ pub(crate) fn answer(
         },
         acpi: config.acpi.iter().map(table).collect(),
         smbios: smbios(smbios::identity(sysroot, config)),
-        p2p: dry_run::p2p(config, selection.functions().count()),
+        p2p: p2p.is_on(),
+        p2p_reason: p2p.why(),
         addresses: Addresses {
             physical_bits: plan.physical_bits,
             ram: plan.ram.iter().copied().map(range).collect(),
