@@ -6,6 +6,7 @@
 mod behind;
 pub(crate) mod dry_run;
 mod logger;
+mod plain;
 
 use std::{
     error::Error,
@@ -23,6 +24,7 @@ use crate::{config::RunConfig, looked::PeerDma, passthrough::Selection};
 use behind::say;
 pub(crate) use behind::{finish, never_wait};
 pub(crate) use logger::log_to_stderr;
+pub(crate) use plain::plain;
 
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
 pub(crate) const ERROR: Style = AnsiColor::Red.on_default().bold();
@@ -35,6 +37,7 @@ const MAX_CAUSES: usize = 16;
 
 /// A command's output. That its reader left (`strait explain | head`) is no failure.
 pub(crate) fn out(text: &str) -> Result<(), Failure> {
+    let text = plain::laid_out(text);
     let mut stdout = anstream::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -51,7 +54,7 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
         Failure::new(&codes::E9001, "the answer cannot be written as JSON", "please report this")
             .source(error)
     })?;
-    out(&(text + "\n"))
+    out(&(plain::json(&text) + "\n"))
 }
 
 /// Columns of the terminal behind standard output, 60 at least; 100 without one.
@@ -205,7 +208,7 @@ pub(crate) fn end_on_panic(restore: fn()) {
 /// What strait did besides what it was asked for.
 pub(crate) fn notes(lines: &[String]) {
     for line in lines {
-        say(&format!("{STRONG}note:{STRONG:#} {line}\n"));
+        say(&format!("{STRONG}note:{STRONG:#} {}\n", plain(line)));
     }
 }
 
@@ -216,12 +219,13 @@ pub(crate) fn progress(text: &str) {
 
 fn rendered(failure: &Failure, level: &str, style: Style) -> String {
     let Failure { code, cause, fix, details, .. } = failure;
+    let (cause, fix) = (plain(cause), plain(fix));
     let mut text = format!("{style}{level}[{}]{style:#}{STRONG}: {cause}{STRONG:#}\n", code.id);
     for detail in details {
-        let _ = writeln!(text, "  {detail}");
+        let _ = writeln!(text, "  {}", plain(detail));
     }
     for source in sources(failure) {
-        let _ = writeln!(text, "  {QUIET}cause:{QUIET:#} {source}");
+        let _ = writeln!(text, "  {QUIET}cause:{QUIET:#} {}", plain(&source));
     }
     let _ = writeln!(text, "  {QUIET}fix:{QUIET:#} {fix}");
     let _ = writeln!(text, "  {QUIET}more:{QUIET:#} strait explain {}", code.id);
@@ -238,6 +242,19 @@ mod tests {
 
     fn plain(failure: &Failure) -> String {
         strip_str(&rendered(failure, "error", ERROR)).to_string()
+    }
+
+    #[test]
+    fn name_of_a_process_does_nothing_to_the_terminal() {
+        let comm = "x\u{1b}]0;pwned\u{7}\u{1b}[2J\nerror[E9999]: forged";
+        let failure = Failure::new(&codes::E1106, format!("{comm} (pid 7) has it"), comm)
+            .detail(format!("/mnt/{comm}"))
+            .source(io::Error::other(comm));
+        let text = strip_str(&rendered(&failure, "error", ERROR)).to_string();
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        assert!(text.lines().all(|line| !line.starts_with("error[E9999]")), "{text:?}");
+        let colours = rendered(&failure, "error", ERROR);
+        assert!(!colours.contains("\u{1b}]") && !colours.contains("\u{1b}[2J"), "{colours:?}");
     }
 
     #[test]

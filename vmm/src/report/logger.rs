@@ -2,7 +2,7 @@
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use super::{ERROR, QUIET, WARNING, say};
+use super::{ERROR, QUIET, WARNING, plain, say};
 
 struct Stderr;
 
@@ -47,7 +47,8 @@ fn line(record: &Record<'_>) -> String {
         Level::Debug => (QUIET, "debug"),
         Level::Trace => (QUIET, "trace"),
     };
-    format!("{style}{name}:{style:#} {}\n", record.args())
+    let said = record.args().to_string();
+    format!("{style}{name}:{style:#} {}\n", plain(&said))
 }
 
 #[cfg(test)]
