@@ -340,7 +340,8 @@ impl Pinned {
 fn shares(ram: &GuestRam) -> Vec<HostMemory> {
     let mut shares: Vec<_> = parts(ram, SHARE).into_iter().map(|(_, memory)| memory).collect();
     let start = ram.regions().next().map_or(0, |(_, memory)| memory.address);
-    shares.sort_by_key(|share| !KERNEL.contains(&((share.address - start) as u64)));
+    // A higher range of guest RAM may lie below the first one in this process.
+    shares.sort_by_key(|share| !KERNEL.contains(&(share.address.wrapping_sub(start) as u64)));
     shares
 }
 
@@ -378,11 +379,13 @@ mod tests {
         let ram = GuestRam::new(&ranges, Pages::Default).unwrap();
         let mut shares = shares(&ram);
         let start = ram.regions().next().unwrap().1.address;
-        let offsets: Vec<_> = shares.iter().map(|share| (share.address - start) >> 20).collect();
+        let offsets: Vec<_> =
+            shares.iter().map(|share| share.address.wrapping_sub(start) >> 20).collect();
         assert_eq!(offsets[..2], [32, 16]);
         assert!(offsets[2..].windows(2).all(|pair| pair[0] > pair[1]), "{offsets:?}");
         shares.sort_by_key(|share| std::cmp::Reverse(share.address));
         let mut expected: Vec<_> = ram.regions().map(|(_, memory)| memory).collect();
+        expected.sort_by_key(|region| region.address);
         for share in &shares {
             let region = expected.last_mut().unwrap();
             assert_eq!(share.address as u64 + share.len, region.address as u64 + region.len);
