@@ -5,7 +5,7 @@ use std::{fs::File, io::Write as _, os::fd::AsRawFd as _, path::PathBuf};
 use rustix::fs::{MemfdFlags, memfd_create};
 use strait_arch::{
     acpi,
-    boot::{self, BootMode, BootRequest},
+    boot::{self, BootFiles, BootMode, BootRequest},
 };
 use strait_resources::{
     host::rom::{self, Wearer},
@@ -21,18 +21,13 @@ const UNPACKED_MAX: usize = 1 << 30;
 /// A kernel: looked at, then loaded. What is refused at the look is refused by the load.
 pub(crate) fn kernel(bytes: &[u8]) {
     let Some((_file, path)) = in_memory(bytes) else { return };
+    let Ok(files) = BootFiles::open(&path, None) else { return };
     let ram = AddressRange::new(0, RAM as u64 - 1).into_iter().collect::<Vec<_>>();
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), RAM)]).expect("64 MiB");
     for mode in [BootMode::Auto, BootMode::Pvh, BootMode::BzImage] {
-        let looked = boot::check(&path, None, "quiet", mode, RAM as u64);
-        let request = BootRequest {
-            kernel: &path,
-            initramfs: None,
-            cmdline: "quiet",
-            ram: &ram,
-            fresh: false,
-            mode,
-        };
+        let looked = boot::check(&files, "quiet", mode, RAM as u64);
+        let request =
+            BootRequest { files: &files, cmdline: "quiet", ram: &ram, fresh: false, mode };
         let loaded = boot::load(&memory, &request);
         assert!(looked.is_ok() || loaded.is_err(), "{mode:?}: refused at the look, and loaded");
     }

@@ -39,6 +39,11 @@ pub const TARGETS: &[Target] = &[
         run: files::acpi,
     },
     Target {
+        name: "journal",
+        about: "a journal of what is to be undone: whatever it says, known files alone are written",
+        run: strait_resources::journal::fuzz,
+    },
+    Target {
         name: "words",
         about: "addresses and selectors of devices: what is read and written again is the same",
         run: words::words,
