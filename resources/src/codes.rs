@@ -91,7 +91,7 @@ codes! {
     E2104 2 "the initramfs does not fit into guest RAM"
     E2105 2 "the kernel command line is too long"
     E2106 2 "a ROM file is not usable"
-    E2107 0 "a ROM file names a relative of the device"
+    E2107 0 "a ROM file names another device, and may fit"
     E2108 2 "an ACPI table is not usable"
     E2110 2 "no such running guest"
     E2151 2 "not a result of strait bench"

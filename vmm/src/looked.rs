@@ -108,7 +108,11 @@ pub(crate) fn look(
     check_acpi(config, &plan)?;
     check_cpu(sysroot, config)?;
     check::kvm(sysroot)?;
-    check_memory(sysroot, config)?;
+    check_size(sysroot, config)?;
+    // Whoever only looks may be another user than the one who will run it: a dry run warns of this instead.
+    if binder.is_some() {
+        check_lock(sysroot, config)?;
+    }
     if sysroot.is_host() {
         check_kvm(config)?;
     }
@@ -148,8 +152,9 @@ pub(crate) struct Draft {
 
 /// What [`crate::builder::run`] would build, on any host; nothing is touched.
 pub(crate) fn draft(sysroot: Sysroot, config: &RunConfig) -> Result<Draft, Failure> {
-    let looked = look(&View::at(sysroot), None, config)?;
-    let Looked { selection, plan, p2p, found, .. } = looked;
+    let looked = look(&View::at(sysroot.clone()), None, config)?;
+    let Looked { mut selection, plan, p2p, found, .. } = looked;
+    selection.warnings.extend(check_lock(&sysroot, config).err());
     Ok(Draft { selection, plan, p2p, binding: found.into_planned() })
 }
 
@@ -218,16 +223,20 @@ pub(crate) fn check_cpu(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Fai
     Ok(())
 }
 
-/// Is there enough memory, and may it be locked? Known before a device is touched.
-fn check_memory(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Failure> {
+/// Is there enough memory? Known before a device is touched.
+fn check_size(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Failure> {
     match config.memory.pages {
-        Pages::Default => check::memory(sysroot, config.memory.size)?,
-        pages => check::huge_pages(sysroot, pages.granule(), config.memory.size)?,
+        Pages::Default => check::memory(sysroot, config.memory.size),
+        pages => check::huge_pages(sysroot, pages.granule(), config.memory.size),
     }
-    if !config.vfio.is_empty() {
-        check::memlock(sysroot, config.memory.size)?;
+}
+
+/// May this process lock the guest's RAM, which DMA takes?
+fn check_lock(sysroot: &Sysroot, config: &RunConfig) -> Result<(), Failure> {
+    if config.vfio.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    check::memlock(sysroot, config.memory.size)
 }
 
 #[cfg(test)]

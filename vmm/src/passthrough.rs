@@ -178,7 +178,7 @@ impl Selection {
         }
         let groups: BTreeSet<u32> = all.iter().filter_map(|function| function.group).collect();
         let constraints = iommu::dma_constraints(sysroot, &groups.into_iter().collect::<Vec<_>>())?;
-        let mut slots = arrange(wanted, resolved, &mut warnings)?;
+        let mut slots = arrange(sysroot, wanted, resolved, &mut warnings)?;
         for slot in &mut slots {
             slot.atomics = atomics(sysroot, &slot.functions)?;
         }
@@ -213,6 +213,7 @@ impl Selection {
 
 /// Functions of one host slot share a root port, and so do those that the user put on one guest bus.
 fn arrange(
+    sysroot: &Sysroot,
     wanted: &[VfioConfig],
     resolved: Vec<check::Slot>,
     warnings: &mut Vec<check::Warning>,
@@ -242,7 +243,7 @@ fn arrange(
             let fixed = device.guest_function.is_some();
             let first = is_first(slot.selector, &host);
             let identity = if first { device.identity } else { Identity::default() };
-            let (rom, warning) = rom::choose(device, first, &host)?;
+            let (rom, warning) = rom::choose(sysroot, device, first, &host)?;
             warnings.extend(warning);
             let raw_config = device.raw_config;
             homes[at].functions.push(Chosen { number, fixed, host, rom, identity, raw_config });

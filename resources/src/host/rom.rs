@@ -60,6 +60,13 @@ impl Image {
     pub fn serves(&self, vendor: u16, device: u16) -> bool {
         self.vendor == vendor && self.devices.contains(&device)
     }
+
+    /// Is it meant for whatever device of this vendor it is put on? A device ID of all ones says so in images that were
+    /// made by hand, as from a driver that was cut out of a firmware.
+    pub fn serves_any(&self, vendor: u16) -> bool {
+        const ANY: u16 = 0xffff;
+        (self.vendor == vendor || self.vendor == ANY) && self.devices.contains(&ANY)
+    }
 }
 
 /// Why a file is no ROM, or none for this device.
@@ -155,6 +162,9 @@ pub struct Wearer {
     pub ids: Vec<(u16, u16)>,
     /// What kind of device.
     pub class: Class,
+    /// Vendor and device IDs of the other functions of its slot. Firmware of one chip may look for the driver of its
+    /// graphics in the ROM of its sound.
+    pub siblings: Vec<(u16, u16)>,
 }
 
 /// The images of a ROM that a device can wear.
@@ -162,7 +172,7 @@ pub struct Wearer {
 pub struct Fitting {
     /// All of them.
     pub images: Vec<Image>,
-    /// Not this device is named, but a relative: probably right, and worth a warning.
+    /// Not this device is named, but a relative, a function beside it or none: probably right, and worth a warning.
     pub relative: Option<String>,
 }
 
@@ -179,10 +189,20 @@ pub fn check(rom: &[u8], wearer: &Wearer) -> Result<Fitting, RomError> {
         };
         let (vendor, device) = wearer.ids.first().copied().unwrap_or_default();
         let found = ids(&images);
-        if !images.iter().any(is_relative) {
+        let is_siblings = |image: &Image| {
+            wearer.siblings.iter().any(|&(vendor, device)| image.serves(vendor, device))
+        };
+        let is_anyones =
+            |image: &Image| wearer.ids.iter().any(|&(vendor, _)| image.serves_any(vendor));
+        relative = Some(if images.iter().any(is_siblings) {
+            format!("it names {found}, another function of the card of {vendor:04x}:{device:04x}")
+        } else if images.iter().any(is_anyones) {
+            format!("it names no single device ({found}), so {vendor:04x}:{device:04x} may wear it")
+        } else if images.iter().any(is_relative) {
+            format!("it names {found}, a relative of {vendor:04x}:{device:04x}")
+        } else {
             return Err(RomError::OtherDevice { found, vendor, device });
-        }
-        relative = Some(format!("it names {found}, a relative of {vendor:04x}:{device:04x}"));
+        });
     }
     let has_efi = images.iter().any(|image| image.code == CodeType::Efi);
     if !has_efi && images.iter().all(|image| image.checksum_ok == Some(false)) {
@@ -313,7 +333,7 @@ mod tests {
     }
 
     fn card(vendor: u16, device: u16) -> Wearer {
-        Wearer { ids: vec![(vendor, device)], class: Class(0x03_0000) }
+        Wearer { ids: vec![(vendor, device)], class: Class(0x03_0000), siblings: Vec::new() }
     }
 
     #[test]
@@ -338,6 +358,26 @@ mod tests {
         let nic = Wearer { class: Class(0x02_0000), ..card(0x8086, 0x0412) };
         assert!(matches!(check(&rom, &nic), Err(RomError::OtherDevice { .. })));
         assert!(check(&rom, &card(0x8086, 0x1e07)).unwrap().relative.is_none());
+    }
+
+    #[test]
+    fn check_rom_of_a_sibling_or_of_nobody_fits_with_a_word_on_it() {
+        // The sound function of AMD's integrated graphics, and the driver of its picture.
+        let amd = |device: u16| {
+            let mut rom = image_bytes(3, LAST, device, 2);
+            rom[0x44..0x46].copy_from_slice(&0x1002_u16.to_le_bytes());
+            rom
+        };
+        let sound = Wearer { class: Class(0x04_0300), ..card(0x1002, 0x1640) };
+        let any = check(&amd(0xffff), &sound).unwrap().relative.unwrap();
+        assert!(any.contains("no single device (1002:ffff)"), "{any}");
+        let picture = amd(0x164e);
+        assert!(matches!(check(&picture, &sound), Err(RomError::OtherDevice { .. })));
+        let sound = Wearer { siblings: vec![(0x1002, 0x164e)], ..sound };
+        let beside = check(&picture, &sound).unwrap().relative.unwrap();
+        assert!(beside.contains("1002:164e, another function"), "{beside}");
+        let other = Wearer { class: Class(0x04_0300), ..card(0x10de, 0x10f7) };
+        assert!(matches!(check(&amd(0xffff), &other), Err(RomError::OtherDevice { .. })));
     }
 
     #[test]

@@ -110,8 +110,13 @@ fn check_file(args: &RomCheckArgs) -> Result<(), Failure> {
     let device = args.device.as_ref().map(|word| one(&sysroot, word)).transpose()?;
     let (images, notes) = match &device {
         Some(function) => {
-            let fitting =
-                passthrough::rom::fits(&args.file, &bytes, function, Identity::default())?;
+            let fitting = passthrough::rom::fits(
+                &sysroot,
+                &args.file,
+                &bytes,
+                function,
+                Identity::default(),
+            )?;
             (fitting.images, Vec::from_iter(fitting.relative))
         }
         None => (rom::parse(&bytes).map_err(|error| not_a_rom(&args.file, &error))?, Vec::new()),

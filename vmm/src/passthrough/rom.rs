@@ -9,8 +9,9 @@ use strait_resources::{
     failure::Failure,
     host::{
         check::Warning,
-        pci::HostFunction,
+        pci::{self, HostFunction},
         rom::{self, Fitting, Wearer},
+        sysroot::Sysroot,
     },
 };
 
@@ -18,6 +19,7 @@ use crate::config::{Identity, RomChoice, VfioConfig, files};
 
 /// The ROM that the user wants for a function. With a whole slot, a file is its `first` function's.
 pub(super) fn choose(
+    sysroot: &Sysroot,
     device: &VfioConfig,
     first: bool,
     function: &HostFunction,
@@ -31,10 +33,10 @@ pub(super) fn choose(
         RomChoice::File(path) => path,
     };
     let bytes = files::rom(path)?;
-    let fitting = fits(path, &bytes, function, device.identity)?;
+    let fitting = fits(sysroot, path, &bytes, function, device.identity)?;
     let warning = fitting.relative.map(|relative| {
         let cause = format!("{} for {}: {relative}", path.display(), function.bdf);
-        let fix = "nothing, when the file comes from this very machine";
+        let fix = "nothing, when the file comes from this very machine or was made for it";
         Failure::new(&codes::E2107, cause, fix)
     });
     Ok((RomSource::Bytes(bytes), warning))
@@ -42,6 +44,7 @@ pub(super) fn choose(
 
 /// What a ROM has for a function, which shows `identity` to the guest; refuses (E2106) one for another device.
 pub(crate) fn fits(
+    sysroot: &Sysroot,
     path: &Path,
     bytes: &[u8],
     function: &HostFunction,
@@ -49,7 +52,12 @@ pub(crate) fn fits(
 ) -> Result<Fitting, Failure> {
     let own = (function.vendor, function.device);
     let shown = (identity.vendor.unwrap_or(own.0), identity.device.unwrap_or(own.1));
-    let wearer = Wearer { ids: vec![own, shown], class: function.class };
+    let mut siblings = Vec::new();
+    for other in pci::slot_functions(sysroot, function.bdf)? {
+        let other = pci::find(sysroot, other)?.filter(|other| other.bdf != function.bdf);
+        siblings.extend(other.map(|other| (other.vendor, other.device)));
+    }
+    let wearer = Wearer { ids: vec![own, shown], class: function.class, siblings };
     rom::check(bytes, &wearer).map_err(|error| {
         let cause = format!("{} is no ROM for {}: {error}", path.display(), function.bdf);
         let fix =
@@ -62,7 +70,7 @@ pub(crate) fn fits(
 mod tests {
     use std::fs;
 
-    use strait_resources::host::{fixture::Tree, pci, reset::Choice};
+    use strait_resources::host::{fixture::Tree, reset::Choice};
 
     use super::*;
     use crate::config::Managed;
@@ -83,7 +91,7 @@ mod tests {
             raw_config: false,
             identity: Identity::default(),
         };
-        choose(&device, first, &function).map(|(source, _)| source)
+        choose(&tree.sysroot(), &device, first, &function).map(|(source, _)| source)
     }
 
     #[test]

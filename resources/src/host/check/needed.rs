@@ -128,6 +128,10 @@ fn line(need: &Need, held: &Held) -> String {
         [way @ .., _] if way.len() > 2 => {
             format!("{name} (pid {pid}): {node}, through {}", way.join(" -> "))
         }
+        // A container's node may have any name.
+        _ if !node.ends_with(need.held_thing()) => {
+            format!("{name} (pid {pid}): {node}, which is {}", need.held_thing())
+        }
         _ => format!("{name} (pid {pid}): {node}"),
     }
 }

@@ -180,7 +180,7 @@ fn unread(function: &HostFunction, size: u64) -> Outcome {
 
 fn judged(function: &HostFunction, images: &[Image], bytes: usize) -> Outcome {
     let (vendor, device) = (function.vendor, function.device);
-    if !images.iter().any(|image| image.serves(vendor, device)) {
+    if !images.iter().any(|image| image.serves(vendor, device) || image.serves_any(vendor)) {
         let named: Vec<String> = images
             .iter()
             .flat_map(|image| {
