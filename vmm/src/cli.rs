@@ -164,8 +164,16 @@ pub(crate) fn misuse(error: &Error) -> Failure {
     let (cause, fix) = match error.kind() {
         ErrorKind::UnknownArgument => {
             let flag = what.starts_with('-');
-            let cause = format!("there is no {} '{what}'", if flag { "flag" } else { "argument" });
+            let owners = owners(&what);
+            let kind = if flag { "flag" } else { "argument" };
+            let place = if owners.is_empty() { "" } else { " here" };
+            let cause = format!("there is no {kind} '{what}'{place}");
             let fix = match said(ContextKind::SuggestedArg).or_else(|| near_flag(&what)) {
+                // A flag of another command, or one that stands before its command.
+                _ if !owners.is_empty() => Some(format!(
+                    "put it behind its command: strait {} {what}",
+                    owners.join(" or ")
+                )),
                 Some(near) => Some(format!("did you mean {near}?")),
                 None if what.parse::<BdfSelector>().is_ok() => {
                     Some(format!("did you mean --vfio {what}?"))
@@ -190,11 +198,20 @@ pub(crate) fn misuse(error: &Error) -> Failure {
             (format!("{what} takes no value, but has '{value}'"), None)
         }
         ErrorKind::ArgumentConflict => {
-            let cause = match said(ContextKind::PriorArg) {
-                Some(prior) if prior != what => format!("{what} and {prior} exclude each other"),
-                _ => format!("{what} comes twice"),
-            };
-            (cause, Some("keep one of them".to_owned()))
+            let prior = said(ContextKind::PriorArg);
+            match (said(ContextKind::InvalidSubcommand), prior) {
+                (Some(command), Some(prior)) => (
+                    format!("{prior} does not go before {command}"),
+                    Some(format!(
+                        "leave it out; or put it behind {command}, if strait COMMAND {command} --help has it"
+                    )),
+                ),
+                (_, Some(prior)) if prior != what => (
+                    format!("{what} and {prior} exclude each other"),
+                    Some("keep one of them".to_owned()),
+                ),
+                _ => (format!("{what} comes twice"), Some("keep one of them".to_owned())),
+            }
         }
         _ => {
             let text = error.to_string();
@@ -206,6 +223,16 @@ pub(crate) fn misuse(error: &Error) -> Failure {
         "strait --help, or strait COMMAND --help, tells what there is".to_owned()
     });
     Failure::new(&codes::E2001, cause, fix)
+}
+
+/// The commands that have this very flag, the first three: `devices`.
+fn owners(flag: &str) -> Vec<String> {
+    let Some(name) = flag.strip_prefix("--") else { return Vec::new() };
+    let cli = Cli::command();
+    let has = |command: &&clap::Command| {
+        command.get_arguments().any(|argument| argument.get_long() == Some(name))
+    };
+    cli.get_subcommands().filter(has).map(|c| c.get_name().to_owned()).take(3).collect()
 }
 
 /// The parser's own suggestions miss swapped letters in short words.
@@ -268,6 +295,17 @@ mod tests {
                 "--help",
             ),
             ("strait explain E1001 --markdown", "exclude each other", "keep one"),
+            (
+                "strait devices --class gpu show 3b:00.0",
+                "--class <KIND> does not go before show",
+                "leave it out",
+            ),
+            (
+                "strait --sysroot d devices",
+                "there is no flag '--sysroot' here",
+                "behind its command: strait run or devices",
+            ),
+            ("strait ps --cpus 2", "there is no flag '--cpus' here", "strait run --cpus"),
         ] {
             let failure = refused(line);
             assert_eq!((failure.code.id, failure.code.exit), ("E2001", 2), "{line}");
