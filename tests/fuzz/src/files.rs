@@ -51,7 +51,7 @@ pub(crate) fn rom(bytes: &[u8]) {
     }
     let own = images[0].devices.iter().map(|device| (images[0].vendor, *device)).collect();
     for ids in [own, vec![(0x10de, 0x1e07)]] {
-        let wearer = Wearer { ids, class: images[0].class };
+        let wearer = Wearer { ids, class: images[0].class, siblings: Vec::new() };
         // Only that it returns: whether it fits has tests of its own.
         drop(rom::check(bytes, &wearer));
     }
