@@ -5,6 +5,7 @@
 mod forms;
 #[cfg(test)]
 mod planted;
+mod secrets;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,8 @@ const SERIAL: &str = "serial number";
 const MAC: &str = "MAC address";
 const IP: &str = "IP address";
 const UUID: &str = "UUID";
+const SECRET: &str = "secret";
+const PATH: &str = "path";
 
 /// What firmware says when nobody filled the field in.
 const NO_SERIAL: &[&str] =
@@ -54,12 +57,30 @@ impl Redactor {
         for line in users.lines() {
             let fields: Vec<&str> = line.split(':').collect();
             let [name, _, uid, _, comment, ..] = fields[..] else { continue };
-            if matches!(uid.parse(), Ok(1000..=60_000)) {
+            // Directories of a company number their users above those of a host; 65534 is nobody.
+            if matches!(uid.parse::<u32>(), Ok(uid) if uid >= 1000 && uid != 65_534) {
                 redactor.know(name, USER);
                 // The comment begins with the person's name.
                 let person = comment.split(',').next().unwrap_or_default();
                 if person.len() >= 4 {
                     redactor.know(person, USER);
+                }
+            }
+        }
+        // Users of LDAP and the like are in no file. Whoever runs this is known by the environment.
+        if sysroot.is_host() {
+            for variable in ["SUDO_USER", "LOGNAME", "USER", "PKEXEC_USER"] {
+                let user = std::env::var(variable).unwrap_or_default();
+                if user.len() >= 2 && user != "root" {
+                    redactor.know(&user, USER);
+                }
+            }
+        }
+        for directory in ["/home", "/run/user"] {
+            // A home of its own is enough to be somebody.
+            for name in sysroot.list_if_present(directory).unwrap_or_default() {
+                if name.len() >= 3 && name.contains(|c: char| c.is_ascii_alphabetic()) {
+                    redactor.know(&name, USER);
                 }
             }
         }
@@ -111,9 +132,12 @@ impl Redactor {
 
     /// The text without it.
     pub(crate) fn text(&mut self, text: &str) -> String {
-        let text = self.by_value(text);
+        // First what a name before it tells, so that nothing of it is left behind by the others.
+        let text = self.replaced_at(text, secrets::finds(text));
+        let text = self.by_value(&text);
         let text = self.home_directories(&text);
-        self.by_form(&text)
+        let finds = forms::finds(&text);
+        self.replaced_at(&text, finds)
     }
 
     /// Every string in it without it.
@@ -127,6 +151,9 @@ impl Redactor {
                         Value::String(text) if SERIAL_KEYS.contains(&key.as_str()) => {
                             *text = self.replacement(SERIAL, text);
                         }
+                        Value::String(text) if secrets::is_secret_name(key) && !text.is_empty() => {
+                            *text = self.replacement(SECRET, text);
+                        }
                         _ => self.json(value),
                     }
                 }
@@ -137,7 +164,7 @@ impl Redactor {
 
     /// `2 MAC addresses`, for each kind that was there.
     pub(crate) fn counts(&self) -> Vec<String> {
-        [HOST, USER, SERIAL, MAC, IP, UUID]
+        [SECRET, HOST, USER, PATH, SERIAL, MAC, IP, UUID]
             .into_iter()
             .filter_map(|kind| {
                 let count = self.found.keys().filter(|(found, _)| *found == kind).count();
@@ -201,11 +228,11 @@ impl Redactor {
         out
     }
 
-    /// What is told by its form.
-    fn by_form(&mut self, text: &str) -> String {
+    /// The text with what was found in it replaced.
+    fn replaced_at(&mut self, text: &str, finds: Vec<(usize, usize, &'static str)>) -> String {
         let mut out = String::new();
         let mut done = 0;
-        for (at, len, kind) in forms::finds(text) {
+        for (at, len, kind) in finds {
             out.push_str(text.get(done..at).unwrap_or_default());
             let value = text.get(at..at + len).unwrap_or_default();
             out.push_str(&self.replacement(kind, value));

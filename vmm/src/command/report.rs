@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     fs::OpenOptions,
     io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -73,7 +74,9 @@ pub(crate) fn run(args: &ReportArgs) -> Result<u8, Failure> {
     if to_stdout {
         return bundle.write(io::stdout().lock()).map(|()| 0).map_err(cannot);
     }
-    let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(cannot)?;
+    // The kernel log in it was root's.
+    let file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(cannot)?;
     bundle.write(file).map_err(cannot)?;
     match args.answer.json {
         true => report::json(&answer(&path, &bundle)),

@@ -130,3 +130,95 @@ proptest! {
         }
     }
 }
+
+/// A secret value: what people and programs make up, without the characters that end a word.
+fn value() -> impl Strategy<Value = String> {
+    "[A-Za-z0-9/+.!%^*_-]{6,20}[xq]7z"
+}
+
+/// How command lines, environments, logs and URLs carry one.
+fn carried() -> impl Strategy<Value = (String, String)> {
+    let names = prop_oneof![
+        Just("password"),
+        Just("rd.iscsi.password"),
+        Just("PASSWD"),
+        Just("db_pass"),
+        Just("passphrase"),
+        Just("client_secret"),
+        Just("access-token"),
+        Just("api_key"),
+        Just("ssh.key"),
+        Just("credential"),
+        Just("wifi.psk"),
+    ];
+    let form = 0..8_usize;
+    (names, value(), form).prop_map(|(name, value, form)| {
+        let text = match form {
+            0 => format!("{name}={value}"),
+            1 => format!("--{name}={value}"),
+            2 => format!("{name}: {value}"),
+            3 => format!("{name}=\"{value}\""),
+            4 => format!("x={name}={value}"),
+            5 => format!("https://bob:{}@h.example.com/a", value.replace('/', "")),
+            6 => format!("https://h.example.com/a?{name}={value}"),
+            _ => format!("systemd.set_credential=a:{value}"),
+        };
+        (text, if form == 5 { value.replace('/', "") } else { value })
+    })
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_a_name_calls_a_secret_survives(
+        (carried, secret) in carried(), noise in noise(),
+    ) {
+        prop_assume!(!noise.contains(&secret) && !noise.contains(['"', '\'']));
+        let text = format!("{noise} {carried} quiet");
+        let clean = Redactor::default().text(&text);
+        prop_assert!(!clean.contains(&secret), "{text} -> {clean}");
+        prop_assert!(clean.ends_with(" quiet"), "{text} -> {clean}");
+    }
+
+    #[test]
+    fn whose_host_it_is_does_not_survive(
+        user in "[a-z]{4,9}[0-9]q", host in "[a-z]{3,8}[0-9]{2}x", form in 0..6_usize, noise in noise(),
+    ) {
+        let text = match form {
+            0 => format!("nfsroot={host}.corp.example.com:/x"),
+            1 => format!("mail {user}@{host}.example.org now"),
+            2 => format!("ssh://{user}@{host}.lan/x"),
+            3 => format!("/srv/{user}/{host}/vmlinuz"),
+            4 => format!("--initramfs=/mnt/{user}/{host}/initrd"),
+            _ => format!("http://{host}.internal:8080/{host}"),
+        };
+        // The last form names the host in a path, which a report keeps.
+        let text = if form == 5 { text.replace(&format!("/{host}"), "/") } else { text };
+        prop_assume!(!noise.contains(&user) && !noise.contains(&host));
+        let clean = Redactor::default().text(&format!("{noise} {text}"));
+        prop_assert!(!clean.contains(&host), "{text} -> {clean}");
+        prop_assert!(form == 0 || form == 5 || !clean.contains(&user), "{text} -> {clean}");
+    }
+}
+
+#[test]
+fn json_keys_tell_secrets_and_users_of_directories_are_known() {
+    let tree = Tree::new();
+    tree.host_basics();
+    tree.file(
+        "/etc/passwd",
+        "carol:x:1710001234:100::/home/carol:/bin/sh\nnobody:x:65534:65534:nobody:/:/x\n",
+    );
+    tree.directory("/home/dieter");
+    let mut redactor = Redactor::of_host(&tree.sysroot()).unwrap();
+    let mut value = serde_json::json!({
+        "apiKey": "abc", "password": "p", "nested": [{"token": "t"}], "who": "carol and dieter", "key_count": 3,
+        "passed": ["0000:3b:00.0"],
+    });
+    redactor.json(&mut value);
+    let text = value.to_string();
+    for secret in ["\"p\"", "\"t\"", "carol", "dieter"] {
+        assert!(!text.contains(secret), "{secret}: {text}");
+    }
+    assert!(text.contains("0000:3b:00.0") && text.contains("\"key_count\":3"), "{text}");
+    assert_eq!(redactor.text("run as nobody"), "run as nobody");
+}
