@@ -151,10 +151,10 @@ pub(crate) struct Draft {
 }
 
 /// What [`crate::builder::run`] would build, on any host; nothing is touched.
-pub(crate) fn draft(sysroot: Sysroot, config: &RunConfig) -> Result<Draft, Failure> {
+pub(crate) fn draft(sysroot: &Sysroot, config: &RunConfig) -> Result<Draft, Failure> {
     let looked = look(&View::at(sysroot.clone()), None, config)?;
     let Looked { mut selection, plan, p2p, found, .. } = looked;
-    selection.warnings.extend(check_lock(&sysroot, config).err());
+    selection.warnings.extend(check_lock(sysroot, config).err());
     Ok(Draft { selection, plan, p2p, binding: found.into_planned() })
 }
 

@@ -49,7 +49,7 @@ fn go(args: RunArgs, file: Option<String>) -> Result<u8, Failure> {
     if !config.dry_run {
         return builder::run(&config, file);
     }
-    let draft = looked::draft(sysroot.clone(), &config)?;
+    let draft = looked::draft(&sysroot, &config)?;
     let names = Names::load(&sysroot);
     if json {
         report::json(&json::answer(&sysroot, &config, &draft, &names)?)?;
