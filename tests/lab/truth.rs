@@ -56,6 +56,7 @@ fn differences(plan: &Value, guest: &Value, moves: bool) -> Vec<String> {
     same("the hypervisor's visibility", &(hide != "all").into(), &guest["hypervisor_visible"]);
     let battery = list(plan, "acpi").iter().any(|table| table["file"].is_null());
     same("the battery", &battery.into(), &guest["fake_battery"]);
+    same("DMA between devices", &plan["p2p"], &guest["p2p"]);
     let (planned, seen) = (list(plan, "devices"), list(guest, "devices"));
     same("the number of devices", &planned.len().into(), &seen.len().into());
     for device in planned {
@@ -106,6 +107,7 @@ mod tests {
             "memory": {"size": 4096},
             "addresses": {"ram": [{"first": 0, "last": 4095}]},
             "acpi": [],
+            "p2p": false,
             "devices": [{"bdf": "0000:00:04.0", "guest": "0000:01:00.0", "shown_as": null, "bars":
                 [{"index": 0, "kind": "memory64", "size": 16384, "first": 0xe000_0000u64}]}],
         })
@@ -114,6 +116,7 @@ mod tests {
     fn guest() -> Value {
         json!({
             "cpus": 2, "memory": 4096, "kvm_visible": false, "hypervisor_visible": true, "fake_battery": false,
+            "p2p": false,
             "devices": [{"bdf": "0000:00:04.0", "guest": "0000:01:00.0", "shown_as": null, "bars":
                 [{"index": 0, "kind": "memory64", "size": 16384, "address": 0xe000_0000u64, "decoded": true}]}],
         })
@@ -132,6 +135,7 @@ mod tests {
             ("/kvm_visible", json!(true)),
             ("/hypervisor_visible", json!(false)),
             ("/fake_battery", json!(true)),
+            ("/p2p", json!(true)),
             ("/devices", json!([])),
             ("/devices/0/guest", json!("0000:02:00.0")),
             ("/devices/0/shown_as", json!("10de:1e07")),

@@ -263,7 +263,10 @@ fn build(
         }
     }
     watch(&mut events, &devices, selection)?;
-    match Socket::new(&Sysroot::host(), Subject::new(config, file, &plan, watched)) {
+    match Socket::new(
+        &Sysroot::host(),
+        Subject::new(config, file, &plan, slots.has_peers(), watched),
+    ) {
         Ok(socket) => events.add_socket(socket),
         Err(failure) => log::info!("strait inspect will not find this guest: {failure}"),
     }

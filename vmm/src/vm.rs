@@ -388,6 +388,11 @@ impl Memslots {
 }
 
 impl Memslots {
+    /// Is there DMA between passed devices?
+    pub(crate) fn has_peers(&self) -> bool {
+        self.peers.is_some()
+    }
+
     /// Do devices reach each other's BARs, where somebody waits for that?
     pub(crate) fn peers_are_ready(&self) -> bool {
         self.peers.as_ref().is_none_or(PeerMappings::is_ready)

@@ -40,6 +40,9 @@ pub(crate) struct Guest {
     /// Does it see that there is a hypervisor at all?
     pub(crate) hypervisor_visible: bool,
     pub(crate) fake_battery: bool,
+    /// Do its devices reach each other's BARs by DMA?
+    #[serde(default)]
+    pub(crate) p2p: bool,
     pub(crate) devices: Vec<Device>,
 }
 
@@ -155,11 +158,12 @@ pub(crate) struct Watched {
 }
 
 impl Subject {
-    /// Of the machine that is being built.
+    /// Of the machine that is being built; `p2p`: it has mappings of BARs for other devices.
     pub(crate) fn new(
         config: &RunConfig,
         file: Option<String>,
         plan: &Plan,
+        p2p: bool,
         watched: Vec<Watched>,
     ) -> Self {
         let memory = plan.ram.iter().map(|range| range.len()).sum();
@@ -174,6 +178,7 @@ impl Subject {
             kvm_visible: config.cpu.hide == Hide::No,
             hypervisor_visible: config.cpu.hide != Hide::All,
             fake_battery: config.acpi.iter().any(|table| table.path.is_none()),
+            p2p,
             devices: Vec::new(),
         };
         Self { since: Instant::now(), fixed, watched }
@@ -193,6 +198,7 @@ impl Subject {
             kvm_visible: true,
             hypervisor_visible: true,
             fake_battery: false,
+            p2p: false,
             devices: Vec::new(),
         };
         Self { since: Instant::now(), fixed, watched: Vec::new() }

@@ -434,6 +434,7 @@ mod tests {
             kvm_visible: false,
             hypervisor_visible: true,
             fake_battery: false,
+            p2p: false,
             devices: vec![device.clone()],
         };
         let facts = DeviceFacts {

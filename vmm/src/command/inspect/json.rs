@@ -23,6 +23,7 @@ pub(crate) struct Answer {
     kvm_visible: bool,
     hypervisor_visible: bool,
     fake_battery: bool,
+    p2p: bool,
     devices: Vec<Device>,
 }
 
@@ -116,6 +117,7 @@ pub(crate) fn answer(facts: &Facts, verdicts: &[Verdict]) -> Answer {
         kvm_visible: guest.kvm_visible,
         hypervisor_visible: guest.hypervisor_visible,
         fake_battery: guest.fake_battery,
+        p2p: guest.p2p,
         devices: facts.devices.iter().zip(verdicts).map(device).collect(),
     }
 }
