@@ -10,7 +10,8 @@ use crate::{
     report::{Report, Verdict},
 };
 
-const TESTS: &str = "cargo-test";
+/// The check that runs every crate's tests.
+pub(crate) const TESTS: &str = "cargo-test";
 
 const CHECKS: &[(&str, &[&str])] = &[
     ("cargo-fmt", &["fmt", "--all", "--check"]),

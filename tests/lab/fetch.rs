@@ -61,6 +61,10 @@ const NEEDS: &[Need] = &[
     Need { what: "dpkg-deb", package: "dpkg", find: || files::program("dpkg-deb") },
 ];
 
+/// What libFuzzer is compiled with.
+const COMPILER: &[Need] =
+    &[Need { what: "a C++ compiler", package: "g++", find: || files::program("c++") }];
+
 fn static_busybox() -> Option<PathBuf> {
     let path = files::program("busybox")?;
     // A dynamic program names its loader; a static one has no such string in its first page.
@@ -82,7 +86,24 @@ fn ovmf() -> Option<PathBuf> {
 
 /// Finds the programs; installs the missing ones where this user may.
 pub(crate) fn tools() -> Result<Tools> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| (need.find)().is_none()).collect();
+    install(NEEDS)?;
+    let found = |what: &str| -> Result<PathBuf> {
+        let need = NEEDS.iter().find(|need| need.what == what).context("not in the table")?;
+        (need.find)().with_context(|| {
+            format!("{what} is still missing although {} is installed", need.package)
+        })
+    };
+    Ok(Tools { qemu: found("qemu-system-x86_64")?, busybox: found("a static busybox")? })
+}
+
+/// The same for what the fuzzer is built with.
+pub(crate) fn compiler() -> Result<()> {
+    install(COMPILER)
+}
+
+/// Installs what of these is missing, where this user may.
+fn install(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| (need.find)().is_none()).collect();
     if !missing.is_empty() {
         let whats: Vec<_> = missing.iter().map(|need| need.what).collect();
         let packages: Vec<_> = missing.iter().map(|need| need.package).collect();
@@ -97,13 +118,7 @@ pub(crate) fn tools() -> Result<Tools> {
         say(format!("missing: {}; installing {}", whats.join(", "), packages.join(" ")));
         apt_install(&packages)?;
     }
-    let found = |what: &str| -> Result<PathBuf> {
-        let need = NEEDS.iter().find(|need| need.what == what).context("not in the table")?;
-        (need.find)().with_context(|| {
-            format!("{what} is still missing although {} is installed", need.package)
-        })
-    };
-    Ok(Tools { qemu: found("qemu-system-x86_64")?, busybox: found("a static busybox")? })
+    Ok(())
 }
 
 fn is_root() -> bool {

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     builds::{self, cargo},
-    files,
+    fetch, files,
     paths::Paths,
     progress::Progress,
     report::{Report, Verdict},
@@ -119,6 +119,7 @@ fn all(paths: &Paths, chosen: &[String], time: Duration, report: &mut Report) ->
 }
 
 fn build(paths: &Paths) -> Result<PathBuf> {
+    fetch::compiler()?;
     let mut command = cargo(&paths.root);
     command
         .args(["build", "--release", "--package", "strait-fuzz", "--bin", "fuzz"])

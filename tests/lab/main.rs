@@ -139,6 +139,10 @@ fn run(command: Command) -> Result<bool> {
                 })
                 .collect();
             let mut report = Report::default();
+            if wanted(cargo::TESTS) {
+                // A test asks iasl; without it the test would be skipped.
+                fetch::tools()?;
+            }
             cargo::run(&paths, wanted, &mut report);
             if vfio.is_none() {
                 fuzz::test(&paths, wanted, &mut report)?;
