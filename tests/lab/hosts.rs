@@ -130,6 +130,8 @@ impl Host {
                     device("edu0", 5, 0, EDU, Backing::None),
                     device("bar256g", 6, 0, "ivshmem-plain", Backing::Memory(256 * GIB)),
                     device("bar512g", 7, 0, "ivshmem-plain", Backing::Memory(512 * GIB)),
+                    // Its extended capabilities are vendor-specific ones that VFIO takes out of the list.
+                    device("cxl", 8, 0, "cxl-type3,lsa=labels", Backing::Memory(256 * MIB)),
                 ],
             ),
             HostKind::Amd => (
@@ -314,6 +316,9 @@ impl Host {
                     format!(",romfile={name}.rom")
                 }
             };
+            if qemu.contains("lsa=labels") {
+                push("-object", "memory-backend-memfd,id=labels,size=1M,share=on".to_owned());
+            }
             push("-device", format!("{qemu},id={name},{at}{more}"));
         }
         Ok(all)

@@ -154,6 +154,7 @@ fn do_step(step: &str) -> Result<()> {
     match name {
         "pci" => pci::show(),
         "config" => pci::config(&mut words),
+        "config-hidden" => pci::hidden(&mut words),
         "reset" => pci::reset(&mut words),
         "rescan" => pci::remove_and_rescan(&mut words),
         "rom" => pci::rom(&mut words),

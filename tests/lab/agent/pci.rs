@@ -227,6 +227,17 @@ fn by_id(words: &mut Arguments<'_>) -> Result<Function> {
     find(u16::from_str_radix(vendor, 16)?, u16::from_str_radix(device, 16)?, words.index()?)
 }
 
+/// Step `config-hidden,VENDOR,DEVICE,AT`: writes 0xfd to a byte of extended configuration space.
+pub(crate) fn hidden(words: &mut Arguments<'_>) -> Result<()> {
+    let mut hexadecimal = || Ok::<_, anyhow::Error>(u16::from_str_radix(words.word()?, 16)?);
+    let (vendor, device, at) = (hexadecimal()?, hexadecimal()?, hexadecimal()?);
+    let function = find(vendor, device, 0)?;
+    report("config-hidden.list", format!("{:08x}", function.config32(0x100)?));
+    function.config_write(at.into(), &[0xfd])?;
+    report("config-hidden.register", format!("{:02x}", function.config_read::<1>(at.into())?[0]));
+    Ok(())
+}
+
 /// Step `reset,VENDOR:DEVICE,N`: a function-level reset asked for by the guest.
 pub(crate) fn reset(words: &mut Arguments<'_>) -> Result<()> {
     let function = by_id(words)?;

@@ -17,6 +17,25 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             .device("nvme0")
             .device("edu0")
             .modules(&["nvme"])),
+        Scenario::new(
+            "config-hidden",
+            HostKind::Narrow,
+            "registers of capabilities that VFIO hides are not written by a guest",
+        )
+        .strait_only()
+        .vm(Vm::new("a", "config-hidden,8086,0d93,10c").device("cxl").complaints_allowed())
+        .script(HIDDEN_SCRIPT)
+        .reports("a", "config-hidden.list", "00000000")
+        .reports("a", "config-hidden.register", "00")
+        .check(|outcome| {
+            let (hidden, before, after) =
+                (outcome.text("hidden"), outcome.text("before"), outcome.text("after"));
+            // A host that shows the capability would prove nothing.
+            if hidden.trim() == "0" || before.trim().is_empty() {
+                return Err("VFIO hides no capability of this device".to_owned());
+            }
+            if before == after { Ok(()) } else { Err(format!("{before} became {after}")) }
+        }),
         Scenario::new("iommu-39-bit-256g", HostKind::Narrow, "a BAR of 256 GiB below 39 bits")
             .limit(240)
             .strait_only()
@@ -51,3 +70,13 @@ fn many() -> Scenario {
         .vm(vm)
         .reports("a", "edu.alive", "33")
 }
+
+/// The control register of a CXL device's first capability (CXL 2.0, 8.1.3.2), as the host reads it.
+const HIDDEN_SCRIPT: &str = r#"bind {all}
+register() { dd if=$PCI/$cxl/config bs=1 skip=268 count=2 2>/dev/null | od -An -tx2; }
+dd if=$PCI/$cxl/config bs=1 skip=256 count=2 2>/dev/null | od -An -tx2 | grep -c 0023 >$J/hidden
+register >$J/before
+vm_a
+register >$J/after
+echo "LAB figure.control=$(cat $J/before) before the guest,$(cat $J/after) after"
+"#;
