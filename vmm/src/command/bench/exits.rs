@@ -96,7 +96,7 @@ fn name(reason: &str) -> String {
     known.to_owned()
 }
 
-/// A process that has a KVM guest.
+/// A process that has a KVM guest. A virtual machine without a vCPU makes no exits, and is none.
 pub(super) fn other_guest() -> Option<u32> {
     for entry in fs::read_dir("/proc").ok()?.filter_map(Result::ok) {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
@@ -104,7 +104,7 @@ pub(super) fn other_guest() -> Option<u32> {
             fs::read_dir(entry.path().join("fd")).into_iter().flatten().filter_map(Result::ok);
         let mut links = fds.filter_map(|fd| fs::read_link(fd.path()).ok());
         if pid != std::process::id()
-            && links.any(|link| link.to_string_lossy() == "anon_inode:kvm-vm")
+            && links.any(|link| link.to_string_lossy().starts_with("anon_inode:kvm-vcpu"))
         {
             return Some(pid);
         }
