@@ -20,11 +20,17 @@ const STANDSTILL: &str =
 const SEEN_STILL: &str = "L1's stacks at a standstill: smp_call_function under kvm_create_vm or kvm_destroy_vm, the other CPU \
                           idle; happens with QEMU as L1's monitor, too, and not while a VM is held open";
 
+const LOST_BASE: &str = "a CPU of L1 has lost the base of its per-CPU data: its page fault handler faults on its first \
+                         access, until the stack is full";
+const SEEN_LOST: &str = "L1's log: exc_page_fault+0x15 within itself without end; once 2.9 s after L1's start, before any \
+                         job or guest";
+
 const FAULTS: &[Known] = &[
     Known { sign: "no sign of life for", cause: STANDSTILL, evidence: SEEN_STILL },
     Known { sign: "soft lockup", cause: STANDSTILL, evidence: SEEN_STILL },
     Known { sign: "self-detected stall", cause: STANDSTILL, evidence: SEEN_STILL },
     Known { sign: "detected stalls on CPUs", cause: STANDSTILL, evidence: SEEN_STILL },
+    Known { sign: "stack guard page was hit", cause: LOST_BASE, evidence: SEEN_LOST },
     Known {
         sign: "int3: 0000",
         cause: "one CPU of L1 runs code that the other is patching (a static branch), which TCG translates half-patched",
@@ -32,10 +38,24 @@ const FAULTS: &[Known] = &[
     },
 ];
 
+/// The stock kernel as a guest, under the same emulator, early in its boot. PROVISIONAL: that it is L1's own fault, met by
+/// the same kernel one level deeper, is likely and not shown; the scenarios host-deaths-* are there to settle it.
+const GUEST_DIED: Known = Known {
+    sign: "error[E8001]: the guest triple-faulted",
+    cause: "not settled; the guest's kernel is L1's, and L1's dies by faults without end, too",
+    evidence: "about one guest in a hundred, at random points, with other scenarios each time; a second attempt passes",
+};
+
 /// The known fault of the emulated host behind this trouble, if it is one.
 pub(crate) fn fault(trouble: &Trouble) -> Option<&'static Known> {
-    let Trouble::HostBroke(how) = trouble else { return None };
-    FAULTS.iter().find(|known| how.contains(known.sign))
+    match trouble {
+        Trouble::HostBroke(how) => FAULTS.iter().find(|known| how.contains(known.sign)),
+        Trouble::Wrong { reasons, .. } => {
+            let died = reasons.iter().any(|reason| reason.contains(GUEST_DIED.sign));
+            died.then_some(&GUEST_DIED)
+        }
+        Trouble::Other(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -43,11 +63,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn standstill_of_the_host_is_known_and_a_wrong_answer_never_is() {
+    fn standstill_of_the_host_is_known_and_a_wrong_answer_is_not() {
         let still = Trouble::HostBroke("L1 hangs: no sign of life for 60 s".to_owned());
         assert!(fault(&still).is_some());
         let reasons = vec!["a: exit status 8, not 0: no sign of life for 60 s".to_owned()];
         assert!(fault(&Trouble::Wrong { reasons, ended: true }).is_none());
+        let died = "a: exit status 8, not 0: error[E8001]: the guest triple-faulted on vCPU 0";
+        assert!(fault(&Trouble::Wrong { reasons: vec![died.to_owned()], ended: true }).is_some());
         let panic = Trouble::HostBroke("Kernel panic - not syncing".to_owned());
         assert!(fault(&panic).is_none());
     }

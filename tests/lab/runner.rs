@@ -368,6 +368,7 @@ impl<E: Into<anyhow::Error>> From<E> for Trouble {
 /// Finds the kernel's last words in a log.
 pub(crate) fn oops(log: &str) -> Option<Trouble> {
     const WORDS: &[&str] = &[
+        "stack guard page was hit",
         "Oops:",
         "int3: 0000",
         "kernel BUG at",
