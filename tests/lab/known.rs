@@ -20,10 +20,10 @@ const STANDSTILL: &str =
 const SEEN_STILL: &str = "L1's stacks at a standstill: smp_call_function under kvm_create_vm or kvm_destroy_vm, the other CPU \
                           idle; happens with QEMU as L1's monitor, too, and not while a VM is held open";
 
-const LOST_BASE: &str = "a CPU of L1 has lost the base of its per-CPU data: its page fault handler faults on its first \
-                         access, until the stack is full";
-const SEEN_LOST: &str = "L1's log: exc_page_fault+0x15 within itself without end; once 2.9 s after L1's start, before any \
-                         job or guest";
+const LOST_BASE: &str = "QEMU's TCG carries out a VMRUN or a #VMEXIT by half: L1's kernel goes on with the guest's GS base \
+                         and TSC offset, and its page fault handler faults on its first access until the stack is full";
+const SEEN_LOST: &str = "L1's log, in a vCPU's thread: exc_page_fault+0x15 within itself without end, CR2 in the guest's per-CPU \
+                         data (ffff8880...), and the log's own clock back at the guest's seconds; a CPU does both in one step";
 
 const FAULTS: &[Known] = &[
     Known { sign: "no sign of life for", cause: STANDSTILL, evidence: SEEN_STILL },
@@ -38,12 +38,13 @@ const FAULTS: &[Known] = &[
     },
 ];
 
-/// The stock kernel as a guest, under the same emulator, early in its boot. PROVISIONAL: that it is L1's own fault, met by
-/// the same kernel one level deeper, is likely and not shown; the scenarios host-deaths-* are there to settle it.
+/// A guest that dies early. PROVISIONAL: that the emulator's half-done VMRUN kills guests as it kills L1 is likely and not
+/// shown; KVM on AMD resets a vCPU that shuts down, so its registers tell nothing. The scenarios host-deaths-* are there to
+/// settle it.
 const GUEST_DIED: Known = Known {
     sign: "error[E8001]: the guest triple-faulted",
-    cause: "not settled; the guest's kernel is L1's, and L1's dies by faults without end, too",
-    evidence: "about one guest in a hundred, at random points, with other scenarios each time; a second attempt passes",
+    cause: "not settled; likely the half-done VMRUN that kills L1 as well",
+    evidence: "few guests, at random points, other scenarios each time; a second attempt passes",
 };
 
 /// The known fault of the emulated host behind this trouble, if it is one.
