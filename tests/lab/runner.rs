@@ -110,10 +110,10 @@ impl<'a> Runner<'a> {
             if trouble.spoils_host() {
                 self.booted = None;
             }
-            let host_broke = matches!(trouble, Trouble::HostBroke(_));
             before.push(trouble);
             let attempt = before.len();
-            if attempt >= MOST_ATTEMPTS || (attempt > 1 && !host_broke) {
+            let wrong = before.iter().filter(|trouble| !matches!(trouble, Trouble::HostBroke(_)));
+            if attempt >= MOST_ATTEMPTS || wrong.count() > 1 {
                 return Err(before);
             }
             if let Some(trouble) = before.last() {
