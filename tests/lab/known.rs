@@ -1,6 +1,6 @@
 //! Faults of the emulated host itself that are known to make a scenario fail once and pass later, each with its cause and
-//! what it is known from. A scenario that fails once for any other reason counts as failed, however it ends later:
-//! races of strait's look exactly like that.
+//! what it is known from; one entry, for guests that triple-fault, is provisional and has no settled cause. A scenario that
+//! fails once for any other reason counts as failed, however it ends later: races of strait's look exactly like that.
 
 use crate::runner::Trouble;
 
@@ -20,7 +20,7 @@ const STANDSTILL: &str =
 const SEEN_STILL: &str = "L1's stacks at a standstill: smp_call_function under kvm_create_vm or kvm_destroy_vm, the other CPU \
                           idle; happens with QEMU as L1's monitor, too, and not while a VM is held open";
 
-const LOST_BASE: &str = "QEMU's TCG carries out a VMRUN or a #VMEXIT by half: L1's kernel goes on with the guest's GS base \
+const LOST_BASE: &str = "by its traces QEMU's TCG carries out a VMRUN or a #VMEXIT by half (its source was not read): L1's kernel goes on with the guest's GS base \
                          and TSC offset, and its page fault handler faults on its first access until the stack is full";
 const SEEN_LOST: &str = "L1's log, in a vCPU's thread: exc_page_fault+0x15 within itself without end, CR2 in the guest's per-CPU \
                          data (ffff8880...), and the log's own clock back at the guest's seconds; a CPU does both in one step";
