@@ -40,12 +40,13 @@ pub(super) fn measure(sysfs: &Path, task: &Task, network: &Network) -> io::Resul
         fs::read_dir(sysfs.join("net")).ok()?.next()?.ok().map(|entry| entry.path())
     })?;
     Said::Mark(Mark::Device).say();
-    if !is_up(&directory) {
+    let was_up = is_up(&directory);
+    if !was_up {
         only_ours(&directory)?;
     }
     let index = attribute(&directory, "ifindex").and_then(|text| text.parse().ok());
     let index = index.ok_or_else(|| io::Error::other("the interface has no index"))?;
-    route::configure(index, network.own, network.prefix)?;
+    let _configured = route::configure(index, network.own, network.prefix, was_up)?;
     wait_for("the link", || (attribute(&directory, "carrier")? == "1").then(|| directory.clone()))?;
     let mut echoes = Echoes::new(network)?;
     // The first one also finds the peer's hardware address; a link may take a moment after its carrier.

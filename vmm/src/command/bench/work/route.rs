@@ -1,5 +1,5 @@
-//! Gives a network interface its address and switches it on: two messages of rtnetlink(7), for a guest that has no
-//! program to do it, and for a host whose NIC lost its address when the last guest had it.
+//! Gives a network interface its address and switches it on, and takes both away again: messages of rtnetlink(7), for a
+//! guest that has no program to do it, and for a host whose NIC lost its address when the last guest had it.
 
 use std::{io, net::Ipv4Addr};
 
@@ -8,8 +8,11 @@ use rustix::net::{
     socket_with,
 };
 
+use super::super::said::note;
+
 const NEW_LINK: u16 = 16;
 const NEW_ADDRESS: u16 = 20;
+const DELETE_ADDRESS: u16 = 21;
 const ERROR: u16 = 2;
 /// Request, with an answer.
 const REQUEST: u16 = 1 | 4;
@@ -20,20 +23,58 @@ const LOCAL: u16 = 2;
 const ADDRESS: u16 = 1;
 const INET: u8 = 2;
 
-/// `own/prefix` on the interface with this index, which is up afterwards.
-pub(super) fn configure(index: u32, own: Ipv4Addr, prefix: u8) -> io::Result<()> {
-    ask(&message(NEW_LINK, REQUEST, &up(index)))?;
+/// An interface as [`configure`] left it. Dropped, the interface loses again what it did not have before: while it has the
+/// address, the host uses the device, and no guest may have it.
+#[derive(Debug)]
+pub(super) struct Configured {
+    index: u32,
+    address: Option<(Ipv4Addr, u8)>,
+    raised: bool,
+}
+
+/// `own/prefix` on the interface with this index, which is up afterwards; `was_up` says whether it is already.
+pub(super) fn configure(
+    index: u32,
+    own: Ipv4Addr,
+    prefix: u8,
+    was_up: bool,
+) -> io::Result<Configured> {
+    let mut configured = Configured { index, address: None, raised: false };
+    ask(&message(NEW_LINK, REQUEST, &link(index, UP)))?;
+    configured.raised = !was_up;
     match ask(&message(NEW_ADDRESS, REQUEST | CREATE, &address(index, own, prefix))) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
+        Ok(()) => configured.address = Some((own, prefix)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    Ok(configured)
+}
+
+impl Configured {
+    fn undo(&self) -> io::Result<()> {
+        if let Some((own, prefix)) = self.address {
+            ask(&message(DELETE_ADDRESS, REQUEST, &address(self.index, own, prefix)))?;
+        }
+        if self.raised {
+            ask(&message(NEW_LINK, REQUEST, &link(self.index, 0)))?;
+        }
+        Ok(())
     }
 }
 
-/// struct ifinfomsg.
-fn up(index: u32) -> Vec<u8> {
+impl Drop for Configured {
+    fn drop(&mut self) {
+        if let Err(error) = self.undo() {
+            note(format!("the interface keeps the address of the bench: {error}"));
+        }
+    }
+}
+
+/// struct ifinfomsg: of its flags only whether it is up.
+fn link(index: u32, flags: u32) -> Vec<u8> {
     let mut body = vec![0; 4];
     body.extend(index.to_ne_bytes());
-    body.extend(UP.to_ne_bytes());
+    body.extend(flags.to_ne_bytes());
     body.extend(UP.to_ne_bytes());
     body
 }
@@ -93,7 +134,7 @@ mod tests {
         assert_eq!(u32::from_ne_bytes(message[..4].try_into().unwrap()) as usize, message.len());
         assert_eq!(message.windows(4).filter(|bytes| *bytes == own.octets()).count(), 2);
         assert_eq!((message[16], message[17]), (INET, 24));
-        assert_eq!(up(7).len(), 16);
+        assert_eq!(link(7, UP).len(), 16);
     }
 
     #[test]
@@ -106,6 +147,6 @@ mod tests {
 
     #[test]
     fn interface_that_does_not_exist_is_refused_by_the_kernel() {
-        assert!(configure(i32::MAX as u32, Ipv4Addr::new(192, 0, 2, 1), 24).is_err());
+        assert!(configure(i32::MAX as u32, Ipv4Addr::new(192, 0, 2, 1), 24, false).is_err());
     }
 }
