@@ -69,7 +69,7 @@ pub(crate) struct Device {
 /// How the emulator runs the CPUs of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Clock {
-    /// Two CPUs, each with a thread of its own.
+    /// Three CPUs, each with a thread of its own, the first of them without guests.
     Threads,
     /// Two CPUs, run in turns by one thread.
     OneThread,

@@ -73,7 +73,7 @@ impl Qemu {
             match machine.clock {
                 Clock::Instructions => "-accel tcg,thread=single -icount shift=0,sleep=off -smp 1",
                 Clock::OneThread => "-accel tcg,thread=single -smp 2",
-                Clock::Threads => "-accel tcg,thread=multi -smp 2",
+                Clock::Threads => "-accel tcg,thread=multi -smp 3",
             },
             "-display none -nodefaults -no-user-config -no-reboot",
             "-serial file:l1-console.log",

@@ -18,10 +18,6 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             "thousands of random accesses to config space, ports and device memory; strait and the devices live on",
         )
         .strait_only()
-        // TEMPORARY, not part of the whole suite: of the last four attempts that came to an end three killed L1's kernel
-        // (known.rs has what its log says), and one the guest by a triple fault. What in the guest brings that about is not
-        // found yet; it must be before this line goes.
-        .nightly()
         .limit(240)
         .vm(Vm::new("a", "hostile,7,4000")
             .cpus(2)
