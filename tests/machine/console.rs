@@ -23,11 +23,14 @@ use super::guest::{Guest, kernel, prompted, read_until};
 
 /// Bytes of a paste.
 const PASTE: usize = 1 << 17;
+/// Begins a command to strait on a terminal, and nowhere else.
+const CTRL_A: u8 = 0x01;
 
-/// A paste: all bytes but Ctrl-A, which is strait's, and 0, which an empty port reads as; in an order that does not repeat with the length of any buffer.
-fn paste() -> Vec<u8> {
+/// All values but 0, which an empty port reads as, and those that `is_taken` on the way; in an order that does not repeat
+/// with the length of any buffer.
+fn paste(is_taken: impl Fn(u8) -> bool) -> Vec<u8> {
     let bytes = (0_u32..).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8);
-    bytes.filter(|byte| *byte > 1).take(PASTE).collect()
+    bytes.filter(|byte| *byte != 0 && !is_taken(*byte)).take(PASTE).collect()
 }
 
 /// What [`summing`] makes of bytes; their order counts.
@@ -111,7 +114,7 @@ fn ended(child: &mut Child) -> ExitStatus {
 fn long_paste_through_a_pipe_reaches_the_guest_whole_and_in_order() {
     let Some(file) = kernel(&summing(PASTE)) else { return };
     let (mut child, mut input, mut output) = prompted(file.path(), &[]);
-    let bytes = paste();
+    let bytes = paste(|_| false);
     input.write_all(&bytes).expect("typed");
     let mut got = Vec::new();
     output.read_to_end(&mut got).expect("read");
@@ -124,7 +127,8 @@ fn long_paste_into_a_terminal_reaches_the_guest_whole_and_in_order() {
     let Some(file) = kernel(&summing(PASTE)) else { return };
     let (mut child, mut user) = on_a_terminal(file.path());
     read_until(&mut user, b">");
-    let bytes = paste();
+    // A terminal has the escape.
+    let bytes = paste(|byte| byte == CTRL_A);
     user.write_all(&bytes).expect("typed");
     // Ends with an error when the last program has closed the other side.
     let mut got = Vec::new();
@@ -143,8 +147,7 @@ fn cooked(byte: u8) -> Vec<u8> {
 fn paste_comes_back_from_a_guest_that_echoes_it_byte_for_byte() {
     let Some(file) = kernel(&Guest::new().print(">").echo().power_off()) else { return };
     let (mut child, mut input, mut output) = prompted(file.path(), &[]);
-    let mut bytes = paste();
-    bytes.retain(|byte| *byte != b'q');
+    let mut bytes = paste(|byte| byte == b'q');
     bytes.truncate(64 << 10);
     bytes.push(b'q');
     input.write_all(&bytes).expect("typed");
@@ -172,18 +175,40 @@ fn file_as_standard_input_is_typed_at_the_guest() {
 }
 
 #[test]
-fn pipe_that_nobody_reads_keeps_neither_sigterm_nor_ctrl_a_x_away() {
+fn pipe_that_nobody_reads_keeps_sigterm_not_away() {
     let Some(file) = kernel(&flooding()) else { return };
-    for by_key in [false, true] {
-        let (mut child, mut input, output) = prompted(file.path(), &[]);
-        wait_until_full(&output, 60_000);
-        // For the guest: it once made the main thread wait for the vCPU.
-        input.write_all(b"typed").expect("typed");
-        match by_key {
-            true => input.write_all(b"\x01x").expect("typed"),
-            false => send(&child, Signal::TERM),
-        }
-        assert_eq!(ended(&mut child).code(), Some(0));
+    let (mut child, mut input, output) = prompted(file.path(), &[]);
+    wait_until_full(&output, 60_000);
+    // For the guest: it once made the main thread wait for the vCPU.
+    input.write_all(b"typed").expect("typed");
+    send(&child, Signal::TERM);
+    assert_eq!(ended(&mut child).code(), Some(0));
+}
+
+/// What a person types to strait is nothing in a file that is piped in.
+#[test]
+fn ctrl_a_in_a_pipe_a_file_and_a_socket_is_the_guests() {
+    let Some(file) = kernel(&Guest::new().print(">").echo().power_off()) else { return };
+    let bytes = b"\x01x\x01\x01\x00\x01q";
+    let (mut child, mut input, mut output) = prompted(file.path(), &[]);
+    input.write_all(bytes).expect("typed");
+    let mut got = Vec::new();
+    output.read_to_end(&mut got).expect("read");
+    assert_eq!((got.as_slice(), ended(&mut child).code()), (&bytes[..], Some(0)));
+
+    let mut typed = tempfile::tempfile().expect("a file");
+    typed.write_all(bytes).expect("written");
+    std::io::Seek::rewind(&mut typed).expect("rewound");
+    let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+    (&ours).write_all(bytes).expect("typed");
+    for input in [Stdio::from(typed), Stdio::from(OwnedFd::from(theirs))] {
+        let run = Command::new(env!("CARGO_BIN_EXE_strait"))
+            .args(["run", "--memory", "32M", "--kernel"])
+            .arg(file.path())
+            .stdin(input)
+            .output()
+            .expect("strait starts");
+        assert_eq!((&run.stdout[1..], run.status.code()), (&bytes[..], Some(0)));
     }
 }
 

@@ -10,7 +10,7 @@ mod typing;
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Write},
+    io::{self, IsTerminal as _, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::{fs::OpenOptionsExt as _, net::UnixListener},
@@ -27,15 +27,13 @@ use strait_devices::legacy::serial::{Serial as Port, Wake};
 use strait_resources::{codes, failure::Failure};
 
 use self::{
+    escape::EscapeParser,
     outlet::{Outlet, Trouble},
     typing::{Client, Source, Typing, connected, wake},
 };
 use crate::{builder::internal, config::Serial, control::Control, signals};
 
-pub(crate) use self::{
-    escape::EscapeParser,
-    terminal::{RawTerminal, restore},
-};
+pub(crate) use self::terminal::{RawTerminal, restore};
 
 /// Bytes that the guest prints and nobody has read yet. More than a kernel says while it boots.
 const MOST: usize = 1 << 20;
@@ -63,7 +61,8 @@ impl Console {
             Serial::Stdio => {
                 console.outlet =
                     Some(outlet("standard output", Box::new(standard(&io::stdout())?))?);
-                console.source = Some(Source::Stdin(standard(&io::stdin())?));
+                let escape = io::stdin().is_terminal().then(EscapeParser::default);
+                console.source = Some(Source::Stdin { file: standard(&io::stdin())?, escape });
                 console.terminal = RawTerminal::enter()
                     .map_err(internal("making the terminal pass every key on"))?;
             }
@@ -98,7 +97,7 @@ impl Console {
         Ok(Box::new(move || wake(&event)))
     }
 
-    /// From now on what is typed reaches `port`, and `Ctrl-A x` on standard input ends the machine of `control`.
+    /// From now on what is typed reaches `port`, and `Ctrl-A x` on a terminal ends the machine of `control`.
     pub(crate) fn connect(&mut self, port: &Arc<Port>, control: &Arc<Control>) -> io::Result<()> {
         let Some(source) = self.source.take() else { return Ok(()) };
         let (port, control) = (Arc::clone(port), Arc::clone(control));

@@ -42,8 +42,14 @@ pub(super) type Client = Arc<Mutex<Option<Arc<UnixStream>>>>;
 
 /// Where bytes come from.
 pub(super) enum Source {
-    /// A descriptor of strait's own for standard input. `Ctrl-A x` in it ends strait.
-    Stdin(File),
+    /// Standard input.
+    Stdin {
+        /// A descriptor of strait's own for it.
+        file: File,
+        /// Finds commands to strait among what a person types. `None` where it is no terminal: a pipe or a file may
+        /// hold any byte, and all of them are the guest's.
+        escape: Option<EscapeParser>,
+    },
     /// Whoever connects; a new client replaces the one before.
     Socket {
         /// Accepts clients.
@@ -69,7 +75,7 @@ impl Typing {
     ) -> io::Result<Self> {
         let ending = Arc::new(AtomicBool::new(false));
         let spare = match source {
-            Source::Stdin(_) => None,
+            Source::Stdin { .. } => None,
             Source::Socket { .. } => Some(Spare::new()),
         };
         let typist = Typist {
@@ -79,7 +85,6 @@ impl Typing {
             control,
             wake: wake.try_clone()?,
             ending: Arc::clone(&ending),
-            escape: EscapeParser::default(),
             pending: Vec::new(),
             ended: false,
         };
@@ -112,7 +117,6 @@ struct Typist {
     control: Arc<Control>,
     wake: OwnedFd,
     ending: Arc<AtomicBool>,
-    escape: EscapeParser,
     /// What the port had no room for. Nothing is read before it has.
     pending: Vec<u8>,
     /// Standard input is at its end.
@@ -151,12 +155,12 @@ impl Typist {
 
     fn wait(&self, limit: Option<Duration>) -> io::Result<Ready> {
         let client = match &self.source {
-            Source::Stdin(_) => None,
+            Source::Stdin { .. } => None,
             Source::Socket { client, .. } => connected(client),
         };
         let reads = self.pending.is_empty() && !self.ended;
         let (source, listener): (Option<BorrowedFd<'_>>, _) = match &self.source {
-            Source::Stdin(file) => (Some(file.as_fd()), None),
+            Source::Stdin { file, .. } => (Some(file.as_fd()), None),
             Source::Socket { listener, .. } => {
                 (client.as_ref().map(|client| client.as_fd()), Some(listener.as_fd()))
             }
@@ -184,7 +188,7 @@ impl Typist {
     fn read(&mut self) {
         let mut buffer = [0; PIECE];
         let count = match &mut self.source {
-            Source::Stdin(file) => file.read(&mut buffer),
+            Source::Stdin { file, .. } => file.read(&mut buffer),
             Source::Socket { client, .. } => match connected(client) {
                 Some(client) => recv(&*client, &mut buffer[..], RecvFlags::DONTWAIT)
                     .map(|(count, _)| count)
@@ -201,21 +205,23 @@ impl Typist {
                 _ => return self.ended(),
             },
         };
-        match &self.source {
-            Source::Socket { .. } => self.pending.extend(bytes),
-            Source::Stdin(_) => {
-                let typed = self.escape.feed(bytes);
+        match &mut self.source {
+            Source::Stdin { escape: Some(escape), .. } => {
+                let typed = escape.feed(bytes);
                 self.pending.extend(typed.guest);
                 if typed.quit {
                     self.control.request(Request::Quit);
                 }
+            }
+            Source::Stdin { escape: None, .. } | Source::Socket { .. } => {
+                self.pending.extend(bytes);
             }
         }
     }
 
     fn ended(&mut self) {
         match &self.source {
-            Source::Stdin(_) => self.ended = true,
+            Source::Stdin { .. } => self.ended = true,
             Source::Socket { client, .. } => replace(client, None),
         }
     }
