@@ -239,3 +239,6 @@ fn enforce_cpuid(fd: &VcpuFd) {
         log::info!("KVM's MSRs stay reachable for the guest: {error}");
     }
 }
+
+#[cfg(test)]
+mod tests;
