@@ -326,6 +326,25 @@ mod tests {
     }
 
     #[test]
+    fn guest_that_reboots_1000_times_leaves_no_gsi_and_no_route() {
+        let kvm = Arc::new(Counting::default());
+        let routes = Routes::over(Arc::clone(&kvm) as _).unwrap();
+        let router = KvmMsiRouter(Arc::clone(&routes));
+        let mut free = Vec::new();
+        for boot in 1..=1000 {
+            let mut vectors: Vec<_> = (0..32).map(|_| router.vector().unwrap()).collect();
+            (0..).zip(&mut vectors).for_each(|(n, vector)| vector.connect(message(n)).unwrap());
+            drop(vectors);
+            if [10, 1000].contains(&boot) {
+                let next = routes.gsis.allocate().unwrap();
+                assert!(routes.gsis.free(next));
+                free.push((next, routes.lock().messages.len()));
+            }
+        }
+        assert_eq!(free, [(IOAPIC_PINS, 0); 2]);
+    }
+
+    #[test]
     fn vector_whose_irqfd_is_refused_leaves_no_route() {
         let kvm = Arc::new(Counting::default());
         let routes = Routes::over(Arc::clone(&kvm) as _).unwrap();

@@ -482,3 +482,6 @@ impl std::fmt::Debug for Vm {
         write!(f, "Vm({})", self.fd.as_raw_fd())
     }
 }
+
+#[cfg(test)]
+mod tests;

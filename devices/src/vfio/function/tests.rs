@@ -1,5 +1,6 @@
 mod closed;
 mod hostile;
+mod reboots;
 mod virtual_function;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
