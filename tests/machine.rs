@@ -9,6 +9,8 @@ mod descriptors;
 mod guest;
 #[path = "machine/resets.rs"]
 mod resets;
+#[path = "machine/signals.rs"]
+mod signals;
 #[path = "machine/strings.rs"]
 mod strings;
 

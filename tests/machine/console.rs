@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     os::unix::net::UnixStream,
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
@@ -15,11 +15,14 @@ use rustix::{
     fs::{OFlags, fcntl_setfl},
     io::ioctl_fionread,
     pipe::pipe,
-    process::{Pid, Signal, kill_process},
+    process::Signal,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
 
-use super::guest::{Guest, kernel, prompted, read_until};
+use super::{
+    guest::{Guest, kernel, prompted, read_until},
+    signals::{ended, send},
+};
 
 /// Bytes of a paste.
 const PASTE: usize = 1 << 20;
@@ -108,22 +111,6 @@ fn wait_until_full(output: impl AsFd, bytes: u64) {
     while ioctl_fionread(&output).expect("asked") < bytes {
         thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn send(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).expect("signalled");
-}
-
-/// Ends a child that does not end.
-fn ended(child: &mut Child) -> ExitStatus {
-    for _ in 0..6000 {
-        if let Some(status) = child.try_wait().expect("waited") {
-            return status;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    let _ = child.kill();
-    panic!("strait did not end");
 }
 
 #[test]

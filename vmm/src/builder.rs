@@ -82,6 +82,9 @@ pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failur
         let vm = vm.ready()?;
         let all: Vec<HostFunction> = selection.functions().cloned().collect();
         let guard = found.take(&binder, &all)?;
+        if signals::have_come() {
+            return Ok(told_to_end());
+        }
         let candidates = Candidates::find(&sysroot, &config.vfio)?;
         let selection = Selection::of(&sysroot, candidates, false)?;
         let plan = dry_plan(&sysroot, config, &selection)?;
@@ -97,14 +100,17 @@ pub(crate) fn run(config: &RunConfig, file: Option<String>) -> Result<u8, Failur
     let parts = Parts { config, file, files, p2p, behind };
     let end = match build(parts, vm, &selection, &plan, guard) {
         Ok(Some(machine)) => machine.run(),
-        Ok(None) => {
-            log::info!("strait was told to end before the guest ran");
-            Ok(0)
-        }
+        Ok(None) => Ok(told_to_end()),
         Err(failure) => Err(failure),
     };
     phases::over();
     end
+}
+
+/// The exit status of a run that was over before it began.
+fn told_to_end() -> u8 {
+    log::info!("strait was told to end before the guest ran");
+    0
 }
 
 /// May the guest run while its RAM is pinned? Unless asked, only where memory that is missing late is out of the

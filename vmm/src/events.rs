@@ -83,7 +83,13 @@ impl EventLoop {
         mut tick: impl FnMut(),
     ) -> io::Result<Option<Request>> {
         const TICK_MS: i32 = 100;
+        // What has come since the last wait counts, however little there is to wait for.
+        let mut limit = 0;
         loop {
+            self.manager
+                .run_with_timeout(limit)
+                .map_err(|error| io::Error::other(format!("{error:?}")))?;
+            limit = TICK_MS;
             if let Some(request) = self.control.take_request() {
                 return Ok(Some(request));
             }
@@ -91,9 +97,6 @@ impl EventLoop {
                 return Ok(None);
             }
             tick();
-            self.manager
-                .run_with_timeout(TICK_MS)
-                .map_err(|error| io::Error::other(format!("{error:?}")))?;
         }
     }
 

@@ -1,11 +1,12 @@
 //! Passed devices on their way into the machine: chosen on the host, opened, given addresses, built.
 
+mod alive;
 pub(crate) mod rom;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use strait_arch::plan::{FunctionRequest, PortPlan, PortRequest};
@@ -39,6 +40,7 @@ use strait_resources::{
     selector::Selector,
 };
 
+use self::alive::first_dead;
 use crate::config::VfioConfig;
 use crate::inspect::guest::{self, Watched};
 use crate::signals;
@@ -404,16 +406,8 @@ impl Opened {
 
     /// After a reset: does every device answer? Not waited for when strait is to end.
     pub(crate) fn check_alive(&self) -> Result<(), Failure> {
-        let end = Instant::now() + ALIVE_LIMIT;
-        let dead = |device: &&Arc<KernelDevice>| loop {
-            if comes_alive(device.as_ref(), LOOK) || signals::have_come() {
-                return false;
-            }
-            if Instant::now() >= end {
-                return true;
-            }
-        };
-        match self.devices.iter().flatten().find(dead) {
+        let alive = |device: &&Arc<KernelDevice>| comes_alive(device.as_ref(), LOOK);
+        match first_dead(self.devices.iter().flatten(), ALIVE_LIMIT, alive, signals::have_come) {
             None => Ok(()),
             Some(dead) => {
                 let seconds = ALIVE_LIMIT.as_secs();
@@ -428,14 +422,16 @@ impl Opened {
     }
 
     /// Opens group, container and device of each function; the kernel resets each on the way. Refuses (E1401) one that
-    /// does not come back.
+    /// does not come back. Not all of them when strait is told to end meanwhile, which the caller has to look at.
     pub(crate) fn new(domain: &Arc<DmaDomain>, slots: &[Slot]) -> Result<Self, Failure> {
         let open = |function: &Chosen| {
             domain.open(function.host.bdf).map(Arc::new).map_err(|error| error.into_failure())
         };
+        // Each may take as long as its reset.
+        let wanted = |_: &&Chosen| !signals::have_come();
         let devices = slots
             .iter()
-            .map(|slot| slot.functions.iter().map(open).collect())
+            .map(|slot| slot.functions.iter().take_while(wanted).map(open).collect())
             .collect::<Result<_, Failure>>()?;
         let opened = Self { devices };
         opened.check_alive()?;

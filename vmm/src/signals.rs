@@ -89,11 +89,15 @@ fn handle(signal: libc::c_int, handler: Handler) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{env, fs::File, io::Write as _, process::Command};
+    use std::{env, fs::File, io::Write as _, process::Command, sync::Arc, thread, time::Duration};
 
     use rustix::process::{Pid, Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
 
     use super::*;
+    use crate::{
+        control::{Control, Request},
+        events::EventLoop,
+    };
 
     /// Set in the child of a test: the child is the one who is signalled.
     const CHILD: &str = "STRAIT_TEST_SIGNALS";
@@ -138,6 +142,60 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(event().unwrap().read().is_ok());
+    }
+
+    fn event_loop() -> EventLoop {
+        EventLoop::new(&Arc::new(Control::new().unwrap())).unwrap()
+    }
+
+    /// A kernel on a server that is away, memory that is long in coming: all of it is waited for in this way.
+    #[test]
+    fn signal_ends_a_wait_for_what_never_comes() {
+        if !is_child() {
+            return in_a_child("signal_ends_a_wait_for_what_never_comes");
+        }
+        hold().unwrap();
+        let mut events = event_loop();
+        let later = thread::spawn(|| {
+            thread::sleep(Duration::from_millis(50));
+            send(Signal::TERM);
+        });
+        let came = events.wait_until(|| false, || ()).unwrap();
+        assert!(matches!(came, Some(Request::Quit)), "{came:?}");
+        later.join().unwrap();
+    }
+
+    #[test]
+    fn signal_before_there_is_an_event_loop_ends_its_first_wait() {
+        if !is_child() {
+            return in_a_child("signal_before_there_is_an_event_loop_ends_its_first_wait");
+        }
+        hold().unwrap();
+        send(Signal::TERM);
+        while !have_come() {
+            thread::yield_now();
+        }
+        let came = event_loop().wait_until(|| false, || ()).unwrap();
+        assert!(matches!(came, Some(Request::Quit)), "{came:?}");
+    }
+
+    /// No guest begins to run after it.
+    #[test]
+    fn signal_between_two_waits_ends_the_next_whatever_that_waits_for_is_there() {
+        if !is_child() {
+            return in_a_child(
+                "signal_between_two_waits_ends_the_next_whatever_that_waits_for_is_there",
+            );
+        }
+        hold().unwrap();
+        let mut events = event_loop();
+        assert!(events.wait_until(|| true, || ()).unwrap().is_none());
+        send(Signal::TERM);
+        while !have_come() {
+            thread::yield_now();
+        }
+        let came = events.wait_until(|| true, || ()).unwrap();
+        assert!(matches!(came, Some(Request::Quit)), "{came:?}");
     }
 
     #[test]

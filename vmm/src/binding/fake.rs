@@ -44,6 +44,8 @@ pub(crate) struct Kernel {
     pub(crate) writes: RefCell<Vec<String>>,
     /// After so many writes nothing is written any more: strait was killed.
     pub(crate) budget: Cell<usize>,
+    /// After so many writes strait is told to end.
+    pub(crate) ends_after: Cell<usize>,
     /// A driver that never lets go.
     pub(crate) hangs: RefCell<Option<String>>,
     /// vfio-pci refuses everything.
@@ -79,6 +81,7 @@ impl Kernel {
             native: RefCell::default(),
             writes: RefCell::default(),
             budget: Cell::new(usize::MAX),
+            ends_after: Cell::new(usize::MAX),
             hangs: RefCell::default(),
             vfio_refuses: Cell::new(false),
             vfio_removes_screen: Cell::new(false),
@@ -335,4 +338,8 @@ impl Writer for Kernel {
     }
 
     fn pause(&self, _: Duration) {}
+
+    fn is_to_end(&self) -> bool {
+        self.writes.borrow().len() >= self.ends_after.get()
+    }
 }

@@ -191,7 +191,7 @@ impl Binder {
         self.journals.lock(self.writer.as_ref())
     }
 
-    /// Takes what was planned. `others` are on VFIO already and are only noted as in use. `methods` are those by which some
+    /// Takes what was planned; not all of it when strait is told to end meanwhile, which the caller has to look at. `others` are on VFIO already and are only noted as in use. `methods` are those by which some
     /// are to be reset meanwhile. The lock is held until every
     /// function is switched. When one fails, those before it are given back.
     pub(crate) fn take(
@@ -222,6 +222,10 @@ impl Binder {
         let journal = Journal::new(&self.sysroot, kind, entries)?;
         let mut guard = Guard::new(self.clone(), journal)?;
         for position in 0..count {
+            // What is taken so far goes back with the guard.
+            if self.writer.is_to_end() {
+                break;
+            }
             if let Err(failure) = guard.take(position) {
                 guard.give_back(lock);
                 return Err(failure);

@@ -38,6 +38,20 @@ fn r24_taken_functions_are_given_back_as_they_were() {
     assert_eq!((host.state(), host.journals()), (before, 0));
 }
 
+/// A signal that came while the first one was being taken.
+#[test]
+fn function_that_is_not_taken_yet_stays_where_it_is_when_strait_is_told_to_end() {
+    let host = Host::card();
+    let before = host.state();
+    host.kernel.ends_after.set(1);
+    let guard = take(&host, Kind::Run).unwrap();
+    assert_eq!(drivers(&host), [Some("vfio-pci".to_owned()), Some("snd_hda_intel".to_owned())]);
+    drop(guard);
+    assert_eq!((host.state(), host.journals()), (before, 0));
+    let writes = host.kernel.writes.borrow();
+    assert!(writes.iter().all(|write| !write.contains(AUDIO)), "{writes:?}");
+}
+
 #[test]
 fn r23_override_comes_before_the_unbind_and_new_id_never() {
     let host = Host::card();

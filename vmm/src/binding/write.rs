@@ -27,6 +27,7 @@ use strait_resources::{
 };
 
 use super::inherited;
+use crate::signals;
 
 /// For what waits for a driver: unbinding a busy NVMe or GPU takes seconds.
 const SLOW: Duration = Duration::from_secs(30);
@@ -79,6 +80,8 @@ pub(super) trait Writer {
     fn ready(&self) {}
     /// Nothing is written for a while.
     fn rest(&self) {}
+    /// Is strait to end? Looked at between two functions.
+    fn is_to_end(&self) -> bool;
 }
 
 /// Writes to this host.
@@ -174,6 +177,10 @@ impl Writer for ChildWriter {
 
     fn pause(&self, time: Duration) {
         thread::sleep(time);
+    }
+
+    fn is_to_end(&self) -> bool {
+        signals::have_come()
     }
 }
 
