@@ -99,6 +99,7 @@ fn on_a_terminal(kernel: &Path) -> (Child, File) {
     let child = Command::new(env!("CARGO_BIN_EXE_strait"))
         .args(["run", "--memory", "32M", "--kernel"])
         .arg(kernel)
+        .env("TERM", "xterm")
         .stdin(programs.try_clone().expect("cloned"))
         .stdout(programs)
         .spawn()
@@ -136,14 +137,62 @@ fn long_paste_into_a_terminal_reaches_the_guest_whole_and_in_order() {
     // Ends with an error when the last program has closed the other side.
     let mut got = Vec::new();
     let _ = user.read_to_end(&mut got);
-    // Output is cooked.
+    // Output is cooked, and modes that such bytes may have set are reset behind it.
     let expected: Vec<u8> = sum(&bytes).to_le_bytes().into_iter().flat_map(cooked).collect();
-    assert_eq!(got, expected);
+    assert_eq!(got.get(..expected.len()), Some(&expected[..]));
     assert_eq!(ended(&mut child).code(), Some(0));
 }
 
 fn cooked(byte: u8) -> Vec<u8> {
     if byte == b'\n' { b"\r\n".to_vec() } else { vec![byte] }
+}
+
+/// Alternate screen, hidden cursor, mouse, bracketed paste, red; and the start of a title that is never ended.
+const MODES: &str = "\x1b[?1049h\x1b[?25l\x1b[?1003h\x1b[?2004h\x1b[31mvi\x1b]0;half a ti";
+
+/// All that comes out of a terminal until strait is over.
+fn rest(child: &mut Child, mut user: File) -> String {
+    let mut got = Vec::new();
+    let _ = user.read_to_end(&mut got);
+    ended(child);
+    String::from_utf8(got).expect("ASCII")
+}
+
+#[test]
+fn terminal_is_out_of_the_modes_that_a_guest_left_however_it_ended() {
+    let spins = Guest::new().print(">").print(MODES).print("<").raw(&[0xeb, 0xfe]);
+    let powers_off = Guest::new().print(">").print(MODES).print("<").power_off();
+    // lidt [0x300000] (zeroes: limit 0); ud2
+    let dies = Guest::new().print(">").print(MODES).print("<");
+    let dies = dies.raw(&[0x0f, 0x01, 0x1d, 0, 0, 0x30, 0, 0x0f, 0x0b]);
+    for (guest, signalled) in [(powers_off, false), (dies, false), (spins, true)] {
+        let Some(file) = kernel(&guest) else { return };
+        let (mut child, mut user) = on_a_terminal(file.path());
+        read_until(&mut user, b"<");
+        if signalled {
+            send(&child, Signal::TERM);
+        }
+        let got = rest(&mut child, user);
+        // The unfinished sequence is ended first; what comes last is plain text with a cursor.
+        assert!(got.starts_with('\x18'), "{got:?}");
+        for undone in ["\x1b[?1049l", "1003;", "\x1b[?2004l", "\x1b[!p"] {
+            assert!(got.contains(undone), "{undone:?} in {got:?}");
+        }
+        assert!(got.ends_with("\x1b[0m\x1b[?25h"), "{got:?}");
+    }
+}
+
+#[test]
+fn guest_that_sets_no_mode_and_one_on_a_pipe_get_nothing_behind_what_they_print() {
+    let Some(file) = kernel(&Guest::new().print(">plain\n").power_off()) else { return };
+    let (mut child, mut user) = on_a_terminal(file.path());
+    read_until(&mut user, b">");
+    assert_eq!(rest(&mut child, user), "plain\r\n");
+    let Some(file) = kernel(&Guest::new().print(">").print(MODES).power_off()) else { return };
+    let (mut child, _input, mut output) = prompted(file.path(), &[]);
+    let mut got = String::new();
+    output.read_to_string(&mut got).expect("ASCII");
+    assert_eq!((got.as_str(), ended(&mut child).code()), (MODES, Some(0)));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! typed. When the reader does not keep up, the oldest bytes go.
 
 mod escape;
+mod modes;
 pub(crate) mod outlet;
 mod terminal;
 mod typing;
@@ -28,12 +29,13 @@ use strait_resources::{codes, failure::Failure};
 
 use self::{
     escape::EscapeParser,
+    modes::Watched,
     outlet::{Outlet, Trouble},
     typing::{Client, Source, Typing, connected, wake},
 };
 use crate::{builder::internal, config::Serial, control::Control, signals};
 
-pub(crate) use self::terminal::{RawTerminal, restore};
+pub(crate) use self::terminal::RawTerminal;
 
 /// Bytes that the guest prints and nobody has read yet. More than a kernel says while it boots.
 const MOST: usize = 1 << 20;
@@ -41,6 +43,8 @@ const MOST: usize = 1 << 20;
 /// Both directions of the console. Dropping it puts the terminal back and stops reading.
 pub(crate) struct Console {
     terminal: Option<RawTerminal>,
+    /// The guest prints on a terminal, which may be left in any mode.
+    has_modes: bool,
     source: Option<Source>,
     typing: Option<Typing>,
     outlet: Option<Outlet>,
@@ -54,13 +58,21 @@ impl Console {
     pub(crate) fn open(serial: &Serial) -> Result<Self, Failure> {
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
         let wake = eventfd(0, flags).map_err(|e| internal("making an eventfd")(e.into()))?;
-        let mut console =
-            Self { terminal: None, source: None, typing: None, outlet: None, wake, _file: None };
+        let mut console = Self {
+            terminal: None,
+            has_modes: false,
+            source: None,
+            typing: None,
+            outlet: None,
+            wake,
+            _file: None,
+        };
         match serial {
             Serial::None => {}
             Serial::Stdio => {
                 console.outlet =
                     Some(outlet("standard output", Box::new(standard(&io::stdout())?))?);
+                console.has_modes = modes::matter();
                 let escape = io::stdin().is_terminal().then(EscapeParser::default);
                 console.source = Some(Source::Stdin { file: standard(&io::stdin())?, escape });
                 console.terminal = RawTerminal::enter()
@@ -86,6 +98,7 @@ impl Console {
     /// Where the port's output goes. Never blocks.
     pub(crate) fn output(&self) -> Box<dyn Write + Send> {
         match &self.outlet {
+            Some(outlet) if self.has_modes => Box::new(Watched(outlet.clone())),
             Some(outlet) => Box::new(outlet.clone()),
             None => Box::new(io::sink()),
         }
@@ -110,9 +123,13 @@ impl Console {
         self.terminal.as_mut().map_or(Ok(()), RawTerminal::take_signal_keys)
     }
 
-    /// The guest is over: the terminal is as before, and what is typed is not for it.
+    /// The guest is over: the terminal is as before, out of the modes that the guest has left, and what is typed is not
+    /// for it.
     pub(crate) fn guest_is_over(&mut self) {
         self.typing = None;
+        if let (Some(outlet), Some(undo)) = (&self.outlet, modes::undo()) {
+            outlet.push(undo.as_bytes());
+        }
         self.terminal = None;
     }
 
@@ -125,6 +142,12 @@ impl Console {
             log::warn!("[{}] {lost} bytes of the guest's console are lost", codes::E8004.id);
         }
     }
+}
+
+/// Puts the terminal back from wherever the program is, a panic too.
+pub(crate) fn restore() {
+    terminal::restore();
+    modes::undo_now();
 }
 
 fn outlet(name: &str, target: Box<dyn Write + Send>) -> Result<Outlet, Failure> {

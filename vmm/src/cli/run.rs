@@ -7,7 +7,8 @@ use clap::Args;
 const RUN_EXAMPLES: &str = "\
 Sizes are a number and K, M, G or T, in powers of 1024. A comma inside a value is written twice.
 On a terminal, Ctrl-A x ends the guest and Ctrl-A Ctrl-A sends it one Ctrl-A. What comes from a pipe, a
-file or a socket instead reaches the guest byte for byte; SIGTERM ends it there.
+file or a socket instead reaches the guest byte for byte; SIGTERM ends it there. Modes that a guest's
+output has set in the terminal (colours, alternate screen, mouse) are reset when it is over.
 A file for --config has these flags as its keys; --memory and --cpu are tables, and each --vfio is a
 [[vfio]] with host=. --print-config writes such a file.
 

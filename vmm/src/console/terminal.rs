@@ -49,7 +49,7 @@ impl Drop for RawTerminal {
 }
 
 /// Puts the terminal back if it is changed. Safe to call at any time, from a panic hook too.
-pub(crate) fn restore() {
+pub(super) fn restore() {
     let before = lock().take();
     if let Some(before) = before {
         // Nothing is left to try when a terminal that was there goes away.
