@@ -3,6 +3,8 @@
 
 #[path = "machine/console.rs"]
 mod console;
+#[path = "machine/cores.rs"]
+mod cores;
 #[path = "machine/descriptors.rs"]
 mod descriptors;
 #[path = "machine/guest.rs"]

@@ -97,6 +97,8 @@ pub(crate) struct Cpu {
     pub(crate) nested: bool,
     /// Does the guest get performance counters?
     pub(crate) pmu: bool,
+    /// Are other programs kept off a core while a vCPU runs on it, where the host can do that?
+    pub(crate) core_sched: bool,
 }
 
 /// Who waits when a vCPU has nothing to do.

@@ -30,6 +30,7 @@ use crate::{
     config::{Cpu, Hide, Kernel},
     console::Console,
     control::{Control, Request},
+    core_sched,
     events::EventLoop,
     memory::GuestRam,
     passthrough::Opened,
@@ -189,6 +190,9 @@ impl Machine {
             ram: Arc::clone(&self.ram),
             boot: (index == 0).then_some(boot),
         };
+        if self.image.cpu.core_sched {
+            core_sched::keep_cores();
+        }
         let vcpus = std::mem::take(&mut self.vcpus);
         vcpus
             .into_iter()

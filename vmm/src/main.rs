@@ -12,6 +12,7 @@ mod command;
 mod config;
 mod console;
 mod control;
+mod core_sched;
 mod descriptors;
 mod events;
 mod files;

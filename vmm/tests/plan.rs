@@ -266,6 +266,29 @@ fn what_a_guests_cpu_has_only_when_asked_for_is_shown_and_refused_before_anythin
 }
 
 #[test]
+fn cores_that_no_other_program_shares_are_shown_as_far_as_the_host_can() {
+    let tree = host();
+    let answer = |words: &[&str]| {
+        let (status, text, told) = dry_run(&tree, &[words, &["--json"]].concat());
+        assert_eq!(status, 0, "{told}");
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        answer["cpus"]["core_sched"].clone()
+    };
+    const OFF: &[&str] = &["--cpu", "core-sched=off"];
+    assert_eq!((answer(&[]), answer(OFF)), (json!("unneeded"), json!("off")));
+    tree.file("/sys/devices/system/cpu/smt/active", "1\n");
+    tree.file("/proc/sys/kernel/osrelease", "6.8.0-52-generic\n");
+    assert_eq!((answer(&[]), answer(OFF)), (json!("on"), json!("off")));
+    let (_, text, told) = dry_run(&tree, OFF);
+    assert!(text.contains(", cores shared with other programs"), "{text}{told}");
+    tree.file("/proc/sys/kernel/osrelease", "5.10.0-33-amd64\n");
+    assert_eq!(answer(&[]), json!("unsupported"));
+    let (_, text, told) = dry_run(&tree, &[]);
+    assert!(told.contains("older than 5.14") && !text.contains("cores shared"), "{text}{told}");
+    assert!(!dry_run(&tree, OFF).2.contains("older than 5.14"));
+}
+
+#[test]
 fn memory_that_a_run_would_not_have_is_refused_at_once() {
     let tree = host();
     let passed = ["--vfio", "d8:00", "--memory", "8G"];

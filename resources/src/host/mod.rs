@@ -22,6 +22,7 @@ pub mod needs;
 pub mod pci;
 pub mod reset;
 pub mod rom;
+pub mod smt;
 pub mod sysroot;
 pub mod trouble;
 

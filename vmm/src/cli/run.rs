@@ -78,6 +78,9 @@ pub(crate) struct RunArgs {
     ///                           which wakes faster and keeps the host's CPU to itself
     ///   nested=off|on           virtual machines of the guest's own (VMX, SVM) [default: off]
     ///   pmu=off|on              performance counters [default: off]
+    ///   core-sched=on|off       no other program runs on a core while a vCPU does, where
+    ///                           the host has SMT and core scheduling (Linux 5.14); costs
+    ///                           others the core's second thread meanwhile [default: on]
     #[arg(long, value_name = "KEY=VALUE,...", verbatim_doc_comment)]
     pub(crate) cpu: Vec<String>,
     /// Where the first serial port goes: stdio, none, file=PATH or socket=PATH.

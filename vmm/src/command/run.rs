@@ -6,7 +6,7 @@ use std::{env, ffi::OsString};
 
 use strait_resources::{
     failure::Failure,
-    host::{check, pci::HostFunction, sysroot::Sysroot},
+    host::{check, pci::HostFunction, smt, sysroot::Sysroot},
     names::Names,
 };
 
@@ -14,6 +14,7 @@ use crate::{
     builder,
     cli::RunArgs,
     config::{RunConfig, twin},
+    core_sched,
     looked::{self, Draft},
     report, smbios, tsc,
 };
@@ -60,6 +61,8 @@ fn go(args: RunArgs, file: Option<String>) -> Result<u8, Failure> {
     report::notes(&binding.take.iter().flat_map(would_be_taken).collect::<Vec<_>>());
     report::warnings(&selection.warnings);
     let (mut shown, told) = tsc::shown(&sysroot, &config);
+    let host = smt::core_scheduling(&sysroot)?;
+    report::notes(&core_sched::note(config.cpu.core_sched, host).into_iter().collect::<Vec<_>>());
     shown.smbios = smbios::spelt_out(&sysroot, &config);
     report::notes(&told.why().map(str::to_owned).into_iter().collect::<Vec<_>>());
     report::dry_run(&shown, &names, selection, plan, *p2p)?;

@@ -20,9 +20,9 @@ pub(super) fn parse(count_text: &str, lists: &[String]) -> Result<Cpu, Failure> 
     let count = number("--cpus", count_text)?;
     let (mut threads, mut cores) = (None, None);
     let (mut hide, mut hv_vendor, mut idle) = (Hide::default(), None, Idle::default());
-    let (mut nested, mut pmu) = (false, false);
+    let (mut nested, mut pmu, mut core_sched) = (false, false, true);
     let text = lists.join(",");
-    let keys = ["hide", "hv-vendor", "threads", "cores", "idle", "nested", "pmu"];
+    let keys = ["hide", "hv-vendor", "threads", "cores", "idle", "nested", "pmu", "core-sched"];
     let list = match lists {
         [] => List { word: None, pairs: Vec::new() },
         _ => List::parse("--cpu", &text, &keys)?,
@@ -38,6 +38,9 @@ pub(super) fn parse(count_text: &str, lists: &[String]) -> Result<Cpu, Failure> 
             "idle" => idle = choice("--cpu idle=", Some(&value), IDLE_CHOICES)?,
             "nested" => nested = choice("--cpu nested=", Some(&value), OFF_OR_ON)?,
             "pmu" => pmu = choice("--cpu pmu=", Some(&value), OFF_OR_ON)?,
+            "core-sched" => {
+                core_sched = choice("--cpu core-sched=", Some(&value), OFF_OR_ON)?;
+            }
             "threads" => threads = Some(number("--cpu threads=", &value)?),
             _ => cores = Some(number("--cpu cores=", &value)?),
         }
@@ -48,8 +51,17 @@ pub(super) fn parse(count_text: &str, lists: &[String]) -> Result<Cpu, Failure> 
         return Err(bad_value(cause, "hide=kvm keeps the leaf; or leave hv-vendor= out"));
     }
     let (threads_per_core, cores_per_package) = arrange(count, threads, cores)?;
-    let cpu =
-        Cpu { count, threads_per_core, cores_per_package, hide, hv_vendor, idle, nested, pmu };
+    let cpu = Cpu {
+        count,
+        threads_per_core,
+        cores_per_package,
+        hide,
+        hv_vendor,
+        idle,
+        nested,
+        pmu,
+        core_sched,
+    };
     let last = apic_id(u32::from(count.get()) - 1, cpu.topology());
     if last > LAST_APIC_ID {
         let cause = format!("--cpu {text}: {count} CPUs arranged so need APIC ids up to {last}");
@@ -151,6 +163,13 @@ mod tests {
     }
 
     #[test]
+    fn parse_cores_are_kept_unless_told_otherwise() {
+        assert!(cpu("2", &[]).unwrap().core_sched);
+        assert!(cpu("2", &["core-sched=on"]).unwrap().core_sched);
+        assert!(!cpu("2", &["pmu=on", "core-sched=off"]).unwrap().core_sched);
+    }
+
+    #[test]
     fn parse_refusals_name_the_value() {
         for (count, lists, code, says) in [
             ("0", &[][..], "E2003", "from 1 to 255"),
@@ -166,6 +185,7 @@ mod tests {
             ("8", &["hide=yes"], "E2003", "one of: no, kvm, all"),
             ("8", &["idle=poll"], "E2003", "one of: halt, native"),
             ("8", &["nested=yes"], "E2003", "one of: off, on"),
+            ("8", &["core-sched=auto"], "E2003", "one of: off, on"),
             ("8", &["pmu=1"], "E2003", "one of: off, on"),
             ("8", &["hide=kvm", "hide=all"], "E2003", "hide= comes twice"),
             ("8", &["hv-vendor=thirteen_char"], "E2003", "at most 12"),

@@ -58,6 +58,7 @@ fn kernel_alone_gives_the_documented_defaults() {
             idle: Idle::Halt,
             nested: false,
             pmu: false,
+            core_sched: true,
         },
         memory: Memory { size: 512 << 20, pages: Pages::Default, pin: Pin::Auto },
         vfio: vec![],

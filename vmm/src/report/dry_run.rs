@@ -160,6 +160,9 @@ fn cpus(cpu: &Cpu) -> String {
     if cpu.pmu {
         text.push_str(", performance counters");
     }
+    if !cpu.core_sched {
+        text.push_str(", cores shared with other programs");
+    }
     if let Some(vendor) = cpu.hv_vendor {
         let printable = String::from_utf8_lossy(&vendor);
         let _ = write!(text, ", hypervisor vendor \"{}\"", printable.trim_end_matches('\0'));
@@ -412,6 +415,7 @@ mod tests {
                 idle: Idle::Halt,
                 nested: false,
                 pmu: false,
+                core_sched: true,
             },
             memory: Memory { size: 4 << 30, pages: Pages::Default, pin: Pin::Auto },
             vfio: vec![],

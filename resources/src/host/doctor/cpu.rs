@@ -1,7 +1,10 @@
 //! CPU and KVM.
 
 use super::{
-    super::{check, cpu},
+    super::{
+        check, cpu,
+        smt::{self, CoreScheduling},
+    },
     Answer, Host, Outcome,
 };
 
@@ -108,6 +111,15 @@ pub(super) fn layout(host: &Host<'_>) -> Answer {
         count(topology.cores, "core"),
         count(topology.threads_per_core(), "thread")
     ))];
+    match smt::core_scheduling(host.sysroot)? {
+        CoreScheduling::Unneeded => {}
+        CoreScheduling::Possible => found.push(Outcome::info(
+            "a core runs two threads: no other program runs there while a vCPU does, if the kernel has core scheduling",
+        )),
+        CoreScheduling::TooOld => found.push(Outcome::info(
+            "a core runs two threads, and this kernel, older than 5.14, lets other programs run there beside a vCPU",
+        )),
+    }
     if let Some(small) = host.text("/sys/devices/cpu_atom/cpus")? {
         found.push(Outcome::info(format!("efficiency cores among them: CPUs {small}")));
     }

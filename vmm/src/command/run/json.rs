@@ -14,6 +14,7 @@ use strait_resources::{
         iommu,
         pci::HostFunction,
         reset::Way,
+        smt::{self, CoreScheduling},
         sysroot::{SysError, Sysroot},
     },
     names::Names,
@@ -22,6 +23,7 @@ use strait_resources::{
 
 use crate::{
     config::{Cpu, Hide, Idle, Pages, Pin, RunConfig, Serial},
+    core_sched,
     inspect::guest,
     looked::Draft,
     report::{Refusal, dry_run},
@@ -71,6 +73,7 @@ struct Cpus {
     idle: &'static str,
     nested: bool,
     pmu: bool,
+    core_sched: &'static str,
 }
 
 #[derive(Serialize)]
@@ -234,7 +237,7 @@ pub(crate) fn answer(
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION"),
         kernel: kernel(sysroot, config),
-        cpus: cpus(&config.cpu),
+        cpus: cpus(&config.cpu, smt::core_scheduling(sysroot)?),
         memory: memory(config),
         serial_port: match &config.serial {
             Serial::Stdio => "stdio".to_owned(),
@@ -284,7 +287,7 @@ fn kernel(sysroot: &Sysroot, config: &RunConfig) -> Kernel {
     }
 }
 
-fn cpus(cpu: &Cpu) -> Cpus {
+fn cpus(cpu: &Cpu, host: CoreScheduling) -> Cpus {
     let (cores, threads) = (cpu.cores_per_package.get(), cpu.threads_per_core.get());
     let vendor = cpu.hv_vendor.map(|vendor| String::from_utf8_lossy(&vendor).into_owned());
     Cpus {
@@ -304,6 +307,7 @@ fn cpus(cpu: &Cpu) -> Cpus {
         },
         nested: cpu.nested,
         pmu: cpu.pmu,
+        core_sched: core_sched::word(cpu.core_sched, host),
     }
 }
 

@@ -28,6 +28,23 @@ fn host_that_is_a_guest_is_told_so() {
 }
 
 #[test]
+fn host_whose_cores_run_two_threads_is_told_who_else_may_run_there() {
+    let tree = Tree::two_cards();
+    tree.file("/sys/devices/system/cpu/cpu0/topology/physical_package_id", "0\n");
+    tree.file("/sys/devices/system/cpu/cpu0/topology/core_id", "0\n");
+    let told = |tree: &Tree| -> Vec<String> {
+        let found = findings(tree, &[]).into_iter().filter(|finding| finding.check == 39);
+        found.map(|finding| finding.fact).filter(|fact| fact.contains("vCPU")).collect()
+    };
+    assert_eq!(told(&tree), [""; 0]);
+    tree.file("/sys/devices/system/cpu/smt/active", "1\n");
+    tree.file("/proc/sys/kernel/osrelease", "6.8.0\n");
+    assert!(told(&tree)[0].contains("no other program runs there"));
+    tree.file("/proc/sys/kernel/osrelease", "5.10.0\n");
+    assert!(told(&tree)[0].contains("lets other programs run there"));
+}
+
+#[test]
 fn amd_interrupt_remapping_is_read_from_the_kernel_log() {
     let tree = Tree::two_cards();
     tree.remove("/sys/class/iommu/dmar0");
