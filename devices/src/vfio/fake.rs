@@ -1,5 +1,5 @@
-//! A scripted device with its monitor, for tests: no root, no IOMMU, no hardware. Everything that is done to it is
-//! written down as a line, in one order for device, router and line.
+//! A scripted device with its monitor, for tests and fuzzing: no root, no IOMMU, no hardware. Everything that is done to
+//! it is written down as a line, in one order for device, router and line.
 
 use std::{
     collections::HashMap,
@@ -13,13 +13,13 @@ use std::{
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::{
-    pci::regs,
+    pci::{caps, regs},
     ports::{HostMemory, IrqLine, MsiMessage, MsiRouter, MsiVector},
     vfio::backend::{CONFIG_REGION, IrqIndex, IrqInfo, RegionInfo, VfioBackend},
 };
 
-/// Where region 0 is mapped; the others a TiB apart.
-pub(crate) const FAKE_MEMORY: usize = 0x7000_0000_0000;
+/// Where region 0 is mapped unless [`FakeDevice::mapped_from`] says otherwise; the others a TiB apart.
+pub const FAKE_MEMORY: usize = 0x7000_0000_0000;
 
 /// What was done, and what shall fail.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +44,7 @@ struct Region {
 
 /// A device.
 #[derive(Debug)]
-pub(crate) struct FakeDevice {
+pub struct FakeDevice {
     script: Script,
     regions: HashMap<u32, Region>,
     irqs: HashMap<IrqIndex, IrqInfo>,
@@ -54,11 +54,18 @@ pub(crate) struct FakeDevice {
     resets: bool,
     dies_on_reset: bool,
     busy: AtomicU32,
+    memory: usize,
+}
+
+impl Default for FakeDevice {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl FakeDevice {
     /// An endpoint without BARs, interrupts or capabilities.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let device = Self {
             script: Script::default(),
             regions: HashMap::new(),
@@ -68,6 +75,7 @@ impl FakeDevice {
             resets: true,
             dies_on_reset: false,
             busy: AtomicU32::new(0),
+            memory: FAKE_MEMORY,
         };
         device
             .region(CONFIG_REGION, &[0; 4096])
@@ -76,14 +84,14 @@ impl FakeDevice {
     }
 
     /// A region with this content.
-    pub(crate) fn region(mut self, index: u32, content: &[u8]) -> Self {
+    pub fn region(mut self, index: u32, content: &[u8]) -> Self {
         self = self.empty_region(index, content.len() as u64);
         *self.regions[&index].content.lock().unwrap() = content.to_vec();
         self
     }
 
     /// A region that reads as zeros and can be mapped.
-    pub(crate) fn empty_region(mut self, index: u32, size: u64) -> Self {
+    pub fn empty_region(mut self, index: u32, size: u64) -> Self {
         let info = RegionInfo {
             size,
             readable: true,
@@ -96,7 +104,7 @@ impl FakeDevice {
     }
 
     /// What can be mapped of a region; nothing makes it unmappable.
-    pub(crate) fn areas(mut self, index: u32, areas: &[(u64, u64)]) -> Self {
+    pub fn areas(mut self, index: u32, areas: &[(u64, u64)]) -> Self {
         let info = &mut self.regions.get_mut(&index).unwrap().info;
         info.areas = areas.to_vec();
         info.mappable = !areas.is_empty();
@@ -104,25 +112,25 @@ impl FakeDevice {
     }
 
     /// A region that cannot be written.
-    pub(crate) fn read_only(mut self, index: u32) -> Self {
+    pub fn read_only(mut self, index: u32) -> Self {
         self.regions.get_mut(&index).unwrap().info.writable = false;
         self
     }
 
     /// Configuration space of another size.
-    pub(crate) fn config_size(mut self, size: u64) -> Self {
+    pub fn config_size(mut self, size: u64) -> Self {
         self.regions.get_mut(&CONFIG_REGION).unwrap().info.size = size;
         self
     }
 
     /// A dword of configuration space.
-    pub(crate) fn config32(self, offset: u16, value: u32) -> Self {
+    pub fn config32(self, offset: u16, value: u32) -> Self {
         self.poke(offset, &value.to_le_bytes());
         self
     }
 
     /// A capability: its bytes after the two of the header. The list grows at its head.
-    pub(crate) fn capability(self, id: u8, offset: u8, body: &[u8]) -> Self {
+    pub fn capability(self, id: u8, offset: u8, body: &[u8]) -> Self {
         let head = self.peek(regs::CAPABILITIES_POINTER);
         self.poke(offset.into(), &[id, head]);
         self.poke(u16::from(offset) + 2, body);
@@ -132,76 +140,82 @@ impl FakeDevice {
     }
 
     /// Bytes that the host's kernel reads there, and that VFIO hides.
-    pub(crate) fn hidden(mut self, offset: u16, bytes: &[u8]) -> Self {
+    pub fn hidden(mut self, offset: u16, bytes: &[u8]) -> Self {
         self.host_only.push((offset, bytes.to_vec()));
         self
     }
 
     /// An interrupt type.
-    pub(crate) fn irq(mut self, index: IrqIndex, count: u32, no_resize: bool) -> Self {
+    pub fn irq(mut self, index: IrqIndex, count: u32, no_resize: bool) -> Self {
         let automasked = index == IrqIndex::Intx;
         self.irqs.insert(index, IrqInfo { count, automasked, no_resize });
         self
     }
 
+    /// Region 0 is mapped at this host address, so that devices can be told apart by what is mapped.
+    pub fn mapped_from(mut self, memory: usize) -> Self {
+        self.memory = memory;
+        self
+    }
+
     /// No function reset.
-    pub(crate) fn without_reset(mut self) -> Self {
+    pub fn without_reset(mut self) -> Self {
         self.resets = false;
         self
     }
 
     /// A reset that the device does not survive.
-    pub(crate) fn dying_on_reset(mut self) -> Self {
+    pub fn dying_on_reset(mut self) -> Self {
         self.dies_on_reset = true;
         self
     }
 
     /// So many resets that only say to try again.
-    pub(crate) fn busy(self, resets: u32) -> Self {
+    pub fn busy(self, resets: u32) -> Self {
         self.busy.store(resets, Relaxed);
         self
     }
 
     /// From now on every call that starts like this fails with EIO.
-    pub(crate) fn failing(self, start: &str) -> Self {
+    pub fn failing(self, start: &str) -> Self {
         self.fail(start);
         self
     }
 
     /// As [`Self::failing`], later.
-    pub(crate) fn fail(&self, start: &str) {
+    pub fn fail(&self, start: &str) {
         self.script.failing.lock().unwrap().push(start.to_owned());
     }
 
     /// Nothing fails any more.
-    pub(crate) fn heal(&self) {
+    pub fn heal(&self) {
         self.script.failing.lock().unwrap().clear();
     }
 
     /// Sets bytes of configuration space behind everyone's back.
-    pub(crate) fn poke(&self, offset: u16, bytes: &[u8]) {
+    pub fn poke(&self, offset: u16, bytes: &[u8]) {
         let mut config = self.regions[&CONFIG_REGION].content.lock().unwrap();
         config[usize::from(offset)..][..bytes.len()].copy_from_slice(bytes);
     }
 
     /// A byte of configuration space.
-    pub(crate) fn peek(&self, offset: u16) -> u8 {
+    pub fn peek(&self, offset: u16) -> u8 {
         self.regions[&CONFIG_REGION].content.lock().unwrap()[usize::from(offset)]
     }
 
     /// What was done since the last time, oldest first.
-    pub(crate) fn calls(&self) -> Vec<String> {
+    pub fn calls(&self) -> Vec<String> {
         std::mem::take(&mut *self.script.calls.lock().unwrap())
     }
 
     /// The device signals an interrupt. False if nobody listens.
-    pub(crate) fn fire(&self, index: IrqIndex, vector: u32) -> bool {
+    pub fn fire(&self, index: IrqIndex, vector: u32) -> bool {
         let triggers = self.triggers.lock().unwrap();
         triggers.get(&(index, vector)).map(|trigger| trigger.write(1).unwrap()).is_some()
     }
 
     /// A monitor that writes into the same list.
-    pub(crate) fn monitor(&self) -> FakeMonitor {
+    pub fn monitor(&self) -> FakeMonitor {
         FakeMonitor {
             script: self.script.clone(),
             vectors: AtomicUsize::new(0),
@@ -256,7 +270,7 @@ impl VfioBackend for FakeDevice {
 
     fn map(&self, index: u32, offset: u64, len: u64) -> io::Result<HostMemory> {
         self.script.call(format!("map {index} {offset:#x} {len:#x}"))?;
-        let address = FAKE_MEMORY + ((index as usize) << 40) + offset as usize;
+        let address = self.memory + ((index as usize) << 40) + offset as usize;
         Ok(HostMemory { address, len })
     }
 
@@ -315,8 +329,14 @@ impl VfioBackend for FakeDevice {
         if self.busy.fetch_update(Relaxed, Relaxed, less).is_ok() {
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
+        let mut config = self.regions[&CONFIG_REGION].content.lock().unwrap();
+        // The kernel brings configuration space back to what it was, bus mastering too, but in D0.
+        let list = caps::capabilities(&config);
+        if let Some(power) = list.iter().find(|found| found.id == regs::capability::PM) {
+            config[usize::from(power.offset + regs::pm::CONTROL)] &= !regs::pm::CONTROL_STATE as u8;
+        }
         if self.dies_on_reset {
-            self.regions[&CONFIG_REGION].content.lock().unwrap().fill(0xff);
+            config.fill(0xff);
         }
         Ok(())
     }
@@ -324,7 +344,7 @@ impl VfioBackend for FakeDevice {
 
 /// The monitor's side: vectors and a line.
 #[derive(Debug)]
-pub(crate) struct FakeMonitor {
+pub struct FakeMonitor {
     script: Script,
     vectors: AtomicUsize,
     routes: Arc<Routes>,
@@ -347,7 +367,7 @@ impl Routes {
 
 impl FakeMonitor {
     /// How often the table of the interrupt controller was updated.
-    pub(crate) fn updates(&self) -> usize {
+    pub fn updates(&self) -> usize {
         self.routes.updates.load(Relaxed)
     }
 }

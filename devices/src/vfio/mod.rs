@@ -4,8 +4,8 @@ pub mod attach;
 pub mod backend;
 pub mod bars;
 pub mod dma;
-#[cfg(test)]
-mod fake;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fake;
 pub mod function;
 pub mod hot_reset;
 pub mod ioctl;
