@@ -314,8 +314,9 @@ impl VfioFunction {
         if self.backend.can_reset() {
             let outcome = self.reset_patiently();
             self.warnings.life.reset(outcome.is_ok());
+            // A reset that could not begin leaves the device asleep.
+            self.power.in_d0 |= outcome.is_ok();
             self.fault = outcome.err().map(|error| DeviceFault::Reset(error.to_string()));
-            self.power.in_d0 = true;
         }
         if let Err(error) = self.wake() {
             self.warnings.once("the device cannot be set up after a reset", &error);

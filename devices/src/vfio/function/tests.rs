@@ -416,6 +416,19 @@ fn busy_device_is_reset_at_the_next_try() {
     assert_eq!(bench.calls().iter().filter(|call| *call == "reset").count(), 3);
 }
 
+/// The kernel wakes a device only for a reset that it begins.
+#[test]
+fn sleeping_device_is_woken_where_its_reset_fails() {
+    let mut bench = bench();
+    bench.write(PM + pm::CONTROL, 2, 3);
+    bench.device.fail("reset");
+    bench.function.reset();
+    assert_eq!(bench.device.peek(PM + pm::CONTROL), 0);
+    bench.write(PM + pm::CONTROL, 2, 3);
+    bench.write(PCIE + pcie::DEVICE_CONTROL, 2, pcie::DEVICE_CONTROL_FLR.into());
+    assert_eq!(bench.device.peek(PM + pm::CONTROL), 0);
+}
+
 #[test]
 fn failed_reset_is_remembered_until_one_works() {
     let mut bench = bench();
