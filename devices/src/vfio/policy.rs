@@ -8,6 +8,8 @@
 
 mod conventional;
 mod extended;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 
 use std::collections::BTreeMap;
 

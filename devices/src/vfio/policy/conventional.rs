@@ -57,7 +57,7 @@ pub(super) fn capability_rules(
     let is_listed = |hidden: &&Capability| {
         found.iter().any(|found| (found.id, found.offset) == (hidden.id, hidden.offset))
     };
-    let mut rules: Vec<Rule> = there
+    let unlisted: Vec<Rule> = there
         .iter()
         .filter(|there| !is_listed(there))
         .map(|found| unlisted(found.offset, found.len))
@@ -77,6 +77,12 @@ pub(super) fn capability_rules(
             _ => true,
         }
     });
+    let mut rules = Vec::new();
+    for found in &kept {
+        rules.extend(body_rules(config, *found, shown, landmarks));
+    }
+    // These outrank what a list says that names something else at the same place.
+    rules.extend(unlisted);
     for found in hidden {
         let why = "capability that cannot be served";
         rules.push(Rule { at: found.offset, len: found.len, action: Action::Hide, why });
@@ -88,7 +94,6 @@ pub(super) fn capability_rules(
         rules.push(Rule { at, len: 2, action: Action::Snapshot, why });
         rules.push(pointer(link, found.offset));
         link = found.offset + 1;
-        rules.extend(body_rules(config, *found, shown, landmarks));
     }
     rules.push(pointer(link, 0));
     rules
@@ -250,9 +255,11 @@ fn pcie_rules(
             rules.push((pcie::LINK_CONTROL, 4, Fix(status << 16), why));
         }
     }
-    rules
-        .into_iter()
-        .filter(|&(register, len, ..)| register + len <= found.len)
+    let inside = rules.into_iter().filter(|&(register, len, ..)| register + len <= found.len);
+    // Of registers that the next capability cuts off nothing is known.
+    let rest = found.len.saturating_sub(pcie::CAPABILITIES);
+    std::iter::once((pcie::CAPABILITIES, rest, ReadOnly, "part of a register"))
+        .chain(inside)
         .map(|(register, len, action, why)| Rule { at: at(register), len, action, why })
         .collect()
 }

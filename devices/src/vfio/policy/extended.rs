@@ -64,9 +64,6 @@ pub(super) fn extended_rules(config: &[u8], host: &[u8], shown: &Presentation) -
     let is_listed = |hidden: &ExtendedCapability| {
         listed.iter().any(|found| (found.id, found.offset) == (hidden.id, hidden.offset))
     };
-    for found in there.iter().filter(|found| !is_listed(found)) {
-        rules.push(hide(found).unwrap_or_else(|| unlisted(found.offset, found.len)));
-    }
     for found in &listed {
         match hide(found) {
             Some(rule) => rules.push(rule),
@@ -74,6 +71,10 @@ pub(super) fn extended_rules(config: &[u8], host: &[u8], shown: &Presentation) -
             None if found.id == extended::NULL => {}
             None => rules.extend(body_rules(found, shown)),
         }
+    }
+    // These outrank what VFIO's list says, where it names something else at the same place.
+    for found in there.iter().filter(|found| !is_listed(found)) {
+        rules.push(hide(found).unwrap_or_else(|| unlisted(found.offset, found.len)));
     }
     rules.extend(header_rules(listed.iter().filter(|found| hide(found).is_none())));
     rules

@@ -1,4 +1,5 @@
 mod closed;
+mod denied;
 
 use proptest::prelude::*;
 

@@ -78,6 +78,31 @@ fn conventional_capability_that_vfio_hides_is_closed_and_the_gap_behind_it_open(
 }
 
 #[test]
+fn capability_of_the_hosts_outranks_what_vfio_shows_at_its_place() {
+    let host = config(&[(capability::DEBUG_PORT, 0x50, &[])], &[(0x100, extended::SRIOV, 0)]);
+    let shown = config(&[(capability::VENDOR, 0x50, &[8])], &[(0x100, extended::VENDOR, 0)]);
+    let policy = Policy::new(&shown, &host, &Presentation { raw_config: true, ..ALL });
+    assert_eq!(
+        (source(&policy, 0x53), source(&policy, 0x108)),
+        (Source::Constant, Source::Constant)
+    );
+    // What is left is a null capability.
+    assert_eq!(walk(&policy), [0]);
+}
+
+/// Slot registers are 16 bytes, of which only 8 are left.
+#[test]
+fn registers_that_a_neighbour_cuts_off_are_not_written() {
+    let list: [(u8, u8, &[u8]); 2] =
+        [(capability::PCIE, 0x80, &[2, 0]), (capability::PM, 0x9c, &[3, 0])];
+    let policy = new(&config(&list, &[]), &ALL);
+    assert_eq!(
+        (source(&policy, 0x94), source(&policy, 0x9b)),
+        (Source::ReadOnly, Source::ReadOnly)
+    );
+}
+
+#[test]
 fn bytes_of_no_capability_are_read_only_from_0x100_on_unless_asked_for() {
     let config = config(&[], &[(0x100, extended::AER, 0x200), (0x200, extended::VENDOR, 0)]);
     let policy = new(&config, &ALL);
