@@ -1,8 +1,13 @@
 //! Everything that a stranger can hand to strait, as functions of bytes. A function returns for every input, soon and
 //! without much memory, and panics where a property does not hold. `cargo lab fuzz` lets libFuzzer look for such inputs;
 //! what it found once stays in `corpus/TARGET` and is tried again by the tests of this crate.
+//!
+//! There is something here for these two only: what a target needs of other crates stays out of every other build.
+
+#![cfg(any(test, feature = "libfuzzer"))]
 
 mod files;
+mod guest;
 mod words;
 
 /// One thing to fuzz.
@@ -47,6 +52,21 @@ pub const TARGETS: &[Target] = &[
         name: "words",
         about: "addresses and selectors of devices: what is read and written again is the same",
         run: words::words,
+    },
+    Target {
+        name: "guest_bus",
+        about: "accesses of a guest: slots lie apart, a closed gate masters no bus, the host's registers are not written",
+        run: guest::bus,
+    },
+    Target {
+        name: "guest_threads",
+        about: "the same from four CPUs at once, with resets of the machine between: it ends, and nothing stays mapped",
+        run: guest::threads,
+    },
+    Target {
+        name: "policy",
+        about: "a configuration space, as VFIO and as the host have it: no closed register goes to hardware",
+        run: strait_devices::vfio::policy::fuzz::fuzz,
     },
 ];
 
