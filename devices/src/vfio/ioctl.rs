@@ -3,6 +3,9 @@
 
 #![allow(unsafe_code, reason = "ioctl(2) on VFIO file descriptors, poll(2) on eventfds")]
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+
 use std::{
     io, mem,
     os::fd::{AsRawFd, RawFd},

@@ -8,6 +8,8 @@
 
 mod files;
 mod guest;
+mod host;
+mod legacy;
 mod words;
 
 /// One thing to fuzz.
@@ -67,6 +69,26 @@ pub const TARGETS: &[Target] = &[
         name: "policy",
         about: "a configuration space, as VFIO and as the host have it: no closed register goes to hardware",
         run: strait_devices::vfio::policy::fuzz::fuzz,
+    },
+    Target {
+        name: "vfio_answers",
+        about: "what the kernel answers: nothing is believed beyond the answer's bytes",
+        run: strait_devices::vfio::ioctl::fuzz::fuzz,
+    },
+    Target {
+        name: "legacy",
+        about: "accesses of any width to the legacy devices: each comes to an end",
+        run: legacy::registers,
+    },
+    Target {
+        name: "serial",
+        about: "the serial port: what is typed comes out whole and in order, and what is written goes out",
+        run: legacy::serial,
+    },
+    Target {
+        name: "proc",
+        about: "files of /proc: they are read to their end, whatever they say",
+        run: host::proc,
     },
 ];
 
