@@ -3,6 +3,8 @@
 //! Ranges come and go while vCPUs run (a guest moves its BARs), so a lookup copies the target out, drops the lock
 //! and only then calls: a device may change the bus from within its own access.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::sync::{Arc, PoisonError, RwLock};
 
 use strait_resources::range::AddressRange;
@@ -97,14 +99,14 @@ impl Bus {
     pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
         data.fill(0xff);
         if let Some((base, target)) = self.find_mmio(address, data.len()) {
-            target.mmio_read(base, address - base.0, data);
+            target.mmio_read(base, address.saturating_sub(base.0), data);
         }
     }
 
     /// Writes memory; vanishes where no device is.
     pub fn mmio_write(&self, address: u64, data: &[u8]) {
         if let Some((base, target)) = self.find_mmio(address, data.len()) {
-            target.mmio_write(base, address - base.0, data);
+            target.mmio_write(base, address.saturating_sub(base.0), data);
         }
     }
 
@@ -112,14 +114,14 @@ impl Bus {
     pub fn pio_read(&self, port: u16, data: &mut [u8]) {
         data.fill(0xff);
         if let Some((base, target)) = self.find_pio(port, data.len()) {
-            target.pio_read(base, port - base.0, data);
+            target.pio_read(base, port.saturating_sub(base.0), data);
         }
     }
 
     /// Writes ports; vanishes where no device is.
     pub fn pio_write(&self, port: u16, data: &[u8]) {
         if let Some((base, target)) = self.find_pio(port, data.len()) {
-            target.pio_write(base, port - base.0, data);
+            target.pio_write(base, port.saturating_sub(base.0), data);
         }
     }
 

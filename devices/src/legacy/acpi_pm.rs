@@ -50,7 +50,7 @@ impl AcpiPm {
     }
 
     fn timer(&self) -> u32 {
-        let ticks = self.began.elapsed().as_nanos() * TIMER_HZ / 1_000_000_000;
+        let ticks = self.began.elapsed().as_nanos().saturating_mul(TIMER_HZ) / 1_000_000_000;
         ticks as u32 & TIMER_MASK
     }
 
@@ -64,7 +64,7 @@ impl AcpiPm {
             (TIMER, &self.timer().to_le_bytes()),
         ];
         for (at, part) in parts {
-            bytes[usize::from(at)..usize::from(at) + part.len()].copy_from_slice(part);
+            bytes.iter_mut().skip(at.into()).zip(part).for_each(|(byte, value)| *byte = *value);
         }
         bytes
     }

@@ -1,5 +1,7 @@
 //! The few parts of a PC that every operating system still looks for.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 pub mod acpi_pm;
 pub mod i8042;
 pub mod rtc;

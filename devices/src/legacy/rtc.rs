@@ -91,7 +91,8 @@ impl Rtc {
             YEAR => (time.year % 100) as u8,
             CENTURY => (time.year / 100) as u8,
             STATUS_A => {
-                let left = Duration::from_nanos(1_000_000_000 - u64::from(now.subsec_nanos()));
+                let left = Duration::from_secs(1)
+                    .saturating_sub(Duration::from_nanos(now.subsec_nanos().into()));
                 return A_DIVIDER | if left <= UPDATE { A_UPDATING } else { 0 };
             }
             STATUS_C => return 0,

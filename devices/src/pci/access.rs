@@ -78,8 +78,8 @@ impl ConfigPorts {
     fn selected(&self, port: PioAddressOffset) -> Option<u64> {
         let address = self.address.load(Ordering::Relaxed);
         let function = u64::from(address >> 8 & 0xffff) << 12;
-        let register = u64::from(address & 0xfc) + u64::from(port.checked_sub(DATA)?);
-        (address & ADDRESS_ENABLE != 0).then_some(function + register)
+        let register = u64::from(address & 0xfc).checked_add(port.checked_sub(DATA)?.into())?;
+        function.checked_add(register).filter(|_| address & ADDRESS_ENABLE != 0)
     }
 }
 

@@ -46,7 +46,9 @@ const LAST_PORT: u64 = 0xffff;
 impl Apertures {
     /// BARs may be anywhere below `2^physical_bits` except in `forbidden`.
     pub(super) fn new(forbidden: Vec<AddressRange>, physical_bits: u8) -> Self {
-        let last = 1_u64.checked_shl(u32::from(physical_bits)).map_or(u64::MAX, |end| end - 1);
+        let last = 1_u64
+            .checked_shl(u32::from(physical_bits))
+            .map_or(u64::MAX, |end| end.saturating_sub(1));
         Self { entries: BTreeMap::new(), forbidden, last }
     }
 

@@ -89,12 +89,12 @@ impl Bars {
         sorted.sort_by_key(|(spec, _)| spec.index);
         for &(spec, address) in &sorted {
             check(spec, address)?;
-            let mask = !(spec.size - 1);
-            for (register, half) in registers(spec) {
+            let mask = !spec.size.saturating_sub(1);
+            for (register, shift) in registers(spec) {
                 if std::mem::replace(&mut taken[register], true) {
                     return Err(BarError::Overlap(spec.index));
                 }
-                writable[register] = (mask >> (32 * half)) as u32;
+                writable[register] = (mask >> shift) as u32;
             }
             if spec.kind == BarKind::Rom {
                 writable[usize::from(BarIndex::ROM.get())] |= regs::ROM_ENABLE;
@@ -114,8 +114,8 @@ impl Bars {
     pub fn restore(&mut self) {
         self.clear();
         for &(spec, address) in &self.bars {
-            for (register, half) in registers(spec) {
-                self.values[register] |= (address >> (32 * half)) as u32;
+            for (register, shift) in registers(spec) {
+                self.values[register] |= (address >> shift) as u32;
             }
         }
     }
@@ -149,8 +149,8 @@ impl Bars {
 
     fn placement(&self, spec: BarSpec, decoding: Decoding) -> BarPlacement {
         let address = registers(spec)
-            .map(|(register, half)| {
-                u64::from(self.values[register] & self.writable[register]) << (32 * half)
+            .map(|(register, shift)| {
+                u64::from(self.values[register] & self.writable[register]) << shift
             })
             .fold(0, |sum, part| sum | part);
         let bar = spec.index;
@@ -190,23 +190,23 @@ fn is_assigned(spec: BarSpec, address: u64) -> bool {
     let top = match spec.kind {
         BarKind::Memory64 { .. } => u64::MAX,
         _ => u64::from(u32::MAX),
-    } & !(spec.size - 1);
+    } & !spec.size.saturating_sub(1);
     let fits = spec.kind != BarKind::Io || address <= LAST_PORT;
     address != 0 && address != top && fits
 }
 
-/// The registers of a BAR as (index, half): the upper half of a 64-bit BAR is in the next one.
+/// The registers of a BAR as (index, bit of the address): the upper half of a 64-bit BAR is in the next one.
 fn registers(spec: BarSpec) -> impl Iterator<Item = (usize, u32)> {
     let first = usize::from(spec.index.get());
     let halves = if matches!(spec.kind, BarKind::Memory64 { .. }) { 2 } else { 1 };
-    (first..REGISTERS).zip(0..halves)
+    (first..REGISTERS).zip([0, 32].into_iter().take(halves))
 }
 
 /// The register and the bit at which the byte of a configuration offset starts.
 fn locate(offset: u16) -> Option<(usize, u32)> {
     let end = regs::BAR0 + 6 * regs::BAR_SIZE;
     let (register, byte) = if (regs::BAR0..end).contains(&offset) {
-        ((offset - regs::BAR0) / regs::BAR_SIZE, offset % regs::BAR_SIZE)
+        (offset.saturating_sub(regs::BAR0) / regs::BAR_SIZE, offset % regs::BAR_SIZE)
     } else if (regs::ROM_BAR..regs::ROM_BAR + regs::BAR_SIZE).contains(&offset) {
         (u16::from(BarIndex::ROM.get()), offset % regs::BAR_SIZE)
     } else {

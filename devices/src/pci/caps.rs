@@ -22,6 +22,14 @@ pub struct Capability {
     pub len: u16,
 }
 
+impl Capability {
+    /// Where in configuration space its register of `len` bytes at `at` is; `None` for one that is cut off.
+    pub(crate) fn register(&self, at: u16, len: u16) -> Option<u16> {
+        at.checked_add(len).filter(|end| *end <= self.len)?;
+        self.offset.checked_add(at)
+    }
+}
+
 /// One entry of the list that starts at 0x100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtendedCapability {
@@ -91,13 +99,18 @@ fn byte(config: &[u8], offset: u16) -> Option<u8> {
 /// Bytes from `offset` to the next start in address order or to `end`.
 fn room(starts: &[u16], offset: u16, end: usize) -> u16 {
     let end = u16::try_from(end).unwrap_or(regs::CONFIG_SIZE);
-    starts.iter().copied().filter(|&start| start > offset).fold(end, u16::min) - offset
+    starts
+        .iter()
+        .copied()
+        .filter(|&start| start > offset)
+        .fold(end, u16::min)
+        .saturating_sub(offset)
 }
 
 /// `len` bytes from `offset`, but none of those from the next of `starts` on.
 pub(crate) fn cut(offset: u16, len: u16, starts: &[u16]) -> u16 {
     let next = starts.iter().filter(|start| **start > offset).min();
-    next.map_or(len, |next| len.min(next - offset))
+    next.map_or(len, |next| len.min(next.saturating_sub(offset)))
 }
 
 /// What the specification says about the length of a capability, if it does.
@@ -105,15 +118,15 @@ fn known_len(config: &[u8], id: u8, offset: u16) -> Option<u16> {
     Some(match id {
         capability::PM => pm::SIZE,
         capability::VPD => vpd::SIZE,
-        capability::MSI => msi::size(read16(config, offset + msi::CONTROL)?),
+        capability::MSI => msi::size(read16(config, offset.checked_add(msi::CONTROL)?)?),
         capability::MSIX => msix::SIZE,
         capability::ADVANCED_FEATURES => af::SIZE,
         capability::PCIE => {
-            let flags = read16(config, offset + pcie::CAPABILITIES)?;
+            let flags = read16(config, offset.checked_add(pcie::CAPABILITIES)?)?;
             if flags & pcie::CAPABILITIES_VERSION < 2 { pcie::SIZE_V1_ENDPOINT } else { pcie::SIZE }
         }
         // A length below the three bytes that say it is a lie.
-        capability::VENDOR => u16::from(byte(config, offset + 2)?).max(3),
+        capability::VENDOR => u16::from(byte(config, offset.checked_add(2)?)?).max(3),
         capability::HOT_SWAP | capability::COMPACT_PCI | capability::DEBUG_PORT => 4,
         capability::SSVID => ssvid::SIZE,
         _ => return None,
@@ -145,11 +158,11 @@ fn extended_len(config: &[u8], id: u16, offset: u16) -> Option<u16> {
                 bits => bits,
             };
             let vector = if capabilities & acs::EGRESS_CONTROL == 0 { 0 } else { bits };
-            acs::SIZE + vector.div_ceil(32) * 4
+            vector.div_ceil(32).saturating_mul(4).saturating_add(acs::SIZE)
         }
         extended::REBAR | extended::VF_REBAR => {
             let entries = (dword(rebar::CONTROL)? >> 5 & 7) as u16;
-            4 + 8 * entries.max(1)
+            entries.max(1).saturating_mul(8).saturating_add(4)
         }
         // A length below the two headers is a lie.
         extended::VENDOR | extended::DVSEC => {

@@ -33,7 +33,7 @@ impl ConfigSpace {
     pub(super) fn add_capability(&mut self, id: u8, at: u16) {
         let link = self.last_capability;
         // The head of the list is a bare pointer; after it, the pointer is a capability's second byte.
-        let link = if link == regs::CAPABILITIES_POINTER { link } else { link + 1 };
+        let link = if link == regs::CAPABILITIES_POINTER { link } else { link.saturating_add(1) };
         self.set8(link, at as u8);
         self.set8(at, id);
         self.last_capability = at;
@@ -83,14 +83,16 @@ impl ConfigSpace {
     }
 
     pub(super) fn read(&self, at: ConfigAccess) -> u32 {
-        (0..u16::from(at.len()))
-            .map(|index| u32::from(self.get8(at.offset() + index)) << (8 * index))
-            .sum()
+        let mut value = [0; 4];
+        for (byte, offset) in value.iter_mut().zip(at.offsets()) {
+            *byte = self.get8(offset);
+        }
+        u32::from_le_bytes(value)
     }
 
     pub(super) fn write(&mut self, at: ConfigAccess, value: u32) {
-        for (byte, index) in value.to_le_bytes().into_iter().zip(0..u16::from(at.len())) {
-            let offset = usize::from(at.offset() + index);
+        for (byte, offset) in value.to_le_bytes().into_iter().zip(at.offsets()) {
+            let offset = usize::from(offset);
             let (Some(old), Some(writable), Some(cleared)) = (
                 self.bytes.get_mut(offset),
                 self.writable.get(offset),

@@ -31,6 +31,11 @@ impl ConfigAccess {
         self.len
     }
 
+    /// Every byte of it, in ascending order.
+    pub(crate) fn offsets(self) -> impl Iterator<Item = u16> + use<> {
+        (self.offset..).take(self.len.into())
+    }
+
     /// Never; an access has at least one byte.
     pub const fn is_empty(self) -> bool {
         false

@@ -46,7 +46,7 @@ impl HostBridge {
             2 => 64 << 20,
             _ => return None,
         };
-        let base = value & 0xf_ffff_ffff & !(len - 1);
+        let base = value & 0xf_ffff_ffff & !len.wrapping_sub(1);
         if value & PCIEXBAR_ENABLE == 0 {
             None
         } else if base == self.ecam.first() && len == 256 << 20 {

@@ -1,5 +1,7 @@
 //! PCI Express: configuration space, root complex, root ports.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod access;
 mod apertures;
 pub mod bar;

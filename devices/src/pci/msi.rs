@@ -74,7 +74,7 @@ impl Msi {
         }
         put(&mut writable, data_at, &u16::MAX.to_le_bytes());
         if let Some(mask_at) = mask_at {
-            let vectors = u32::MAX >> (32 - (1u32 << log2));
+            let vectors = u32::MAX.unbounded_shr(32_u32.saturating_sub(1 << log2));
             put(&mut writable, mask_at, &vectors.to_le_bytes());
         }
         let size = msi::size(control);
@@ -101,7 +101,7 @@ impl Msi {
     /// asked only if the byte is one of the pending register.
     pub fn read_byte(&self, offset: u16, pending: impl FnOnce() -> u32) -> u8 {
         if let Some(byte) =
-            self.mask_at.and_then(|at| offset.checked_sub(at + 4)).filter(|&b| b < 4)
+            self.mask_at.and_then(|at| offset.checked_sub(at)?.checked_sub(4)).filter(|&b| b < 4)
         {
             return pending().to_le_bytes()[usize::from(byte)];
         }
@@ -143,7 +143,7 @@ impl Msi {
         let upper = if wide { u64::from(dword(msi::ADDRESS_UPPER)) << 32 } else { 0 };
         let data = u32::from(read16(&self.bytes, self.data_at).unwrap_or(0));
         // The function puts the vector's number into the low bits that it was granted.
-        let low = self.count() - 1;
+        let low = self.count().saturating_sub(1);
         VectorState {
             message: MsiMessage {
                 address: upper | u64::from(dword(msi::ADDRESS)),

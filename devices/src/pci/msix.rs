@@ -50,7 +50,7 @@ impl MsixLayout {
         let control = read16(config, offset.checked_add(msix::CONTROL)?)?;
         let table = read32(config, offset.checked_add(msix::TABLE)?)?;
         let pba = read32(config, offset.checked_add(msix::PBA)?)?;
-        let vectors = (control & msix::CONTROL_TABLE_SIZE) + 1;
+        let vectors = (control & msix::CONTROL_TABLE_SIZE).saturating_add(1);
         let bar = |register: u32| {
             BarIndex::new((register & msix::BAR) as u8).filter(|&bar| bar != BarIndex::ROM)
         };
@@ -66,6 +66,11 @@ impl MsixLayout {
         (!shared).then_some(layout)
     }
 
+    /// An offset into the table's BAR as one into the table.
+    pub(crate) const fn in_table(&self, offset: u64) -> u64 {
+        offset.saturating_sub(self.table.first())
+    }
+
     /// The byte ranges of one BAR that are table or pending bits.
     pub fn in_bar(&self, bar: BarIndex) -> impl Iterator<Item = AddressRange> {
         let table = (self.table_bar == bar).then_some(self.table);
@@ -76,7 +81,7 @@ impl MsixLayout {
 
 /// Bytes of the pending bit array: whole quadwords (PCI 6.8.2.10).
 pub const fn pba_bytes(vectors: u16) -> u64 {
-    (vectors as u64).div_ceil(64) * 8
+    (vectors as u64).div_ceil(64).saturating_mul(8)
 }
 
 /// Control word and table.
@@ -130,14 +135,14 @@ impl Msix {
     /// Vectors up to the last one that has a message: software has said that it means to use them.
     pub fn programmed(&self) -> u16 {
         let last = self.entries.iter().rposition(|&[lower, upper, ..]| lower != 0 || upper != 0);
-        last.map_or(0, |last| last as u16 + 1)
+        last.map_or(0, |last| (last as u16).saturating_add(1))
     }
 
     /// Message control.
     pub fn control(&self) -> u16 {
         let enable = if self.enabled { msix::CONTROL_ENABLE } else { 0 };
         let mask = if self.function_masked { msix::CONTROL_FUNCTION_MASK } else { 0 };
-        (self.count() - 1) | enable | mask
+        self.count().saturating_sub(1) | enable | mask
     }
 
     /// Writes message control; the read-only bits stay.
@@ -158,7 +163,7 @@ impl Msix {
         for (at, byte) in (offset..).zip(data) {
             let dword =
                 place(at).and_then(|(n, word)| self.entries.get(n).map(|entry| entry[word]));
-            *byte = (dword.unwrap_or(0) >> (at % 4 * 8)) as u8;
+            *byte = (dword.unwrap_or(0) >> shift(at)) as u8;
         }
     }
 
@@ -170,7 +175,7 @@ impl Msix {
         let before = self.vector(number);
         let Some(entry) = self.entries.get_mut(n) else { return MsixEffect::None };
         for (at, &byte) in (offset % msix::ENTRY_SIZE..msix::ENTRY_SIZE).zip(data) {
-            let (word, shift) = ((at / 4) as usize, at % 4 * 8);
+            let (word, shift) = ((at / 4) as usize, shift(at));
             let writable = WRITABLE[word] & 0xff << shift;
             entry[word] = entry[word] & !writable | u32::from(byte) << shift & writable;
         }
@@ -197,6 +202,11 @@ impl Msix {
 const MASKED: [u32; 4] = [0, 0, 0, msix::ENTRY_MASKED];
 /// The bits of an entry that exist.
 const WRITABLE: [u32; 4] = [!0x3, u32::MAX, u32::MAX, msix::ENTRY_MASKED];
+
+/// The bit of its dword at which a byte begins.
+const fn shift(offset: u64) -> u32 {
+    ((offset & 3) << 3) as u32
+}
 
 /// The entry and the dword in it of a byte offset into the table.
 fn place(offset: u64) -> Option<(usize, usize)> {

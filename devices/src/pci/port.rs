@@ -140,7 +140,7 @@ fn windows(config: &mut ConfigSpace, parts: &RootPortParts) {
 
 /// PCIe capability of a root port with an occupied slot and no hot plug (PCIe Base 5.0, 7.5.3).
 fn express(config: &mut ConfigSpace, parts: &RootPortParts) {
-    let at = |register: u16| PCIE_AT + register;
+    let at = |register: u16| PCIE_AT.saturating_add(register);
     config.add_capability(capability::PCIE, PCIE_AT);
     let kind = 2 | pcie::TYPE_ROOT_PORT << pcie::CAPABILITIES_TYPE_SHIFT | pcie::CAPABILITIES_SLOT;
     config.set16(at(pcie::CAPABILITIES), kind);
@@ -174,7 +174,7 @@ fn express(config: &mut ConfigSpace, parts: &RootPortParts) {
     config.clear16(at(pcie::SLOT_STATUS), pcie::SLOT_STATUS_CLEARABLE);
     config.allow16(at(pcie::ROOT_CONTROL), pcie::ROOT_CONTROL_WRITABLE);
 
-    let speeds = ((1_u32 << speed) - 1) << pcie::LINK_CAPABILITIES_2_SPEEDS_SHIFT;
+    let speeds = (1_u32 << speed).saturating_sub(1) << pcie::LINK_CAPABILITIES_2_SPEEDS_SHIFT;
     config.set32(at(pcie::LINK_CAPABILITIES_2), speeds);
     config.set16(at(pcie::LINK_CONTROL_2), u16::from(speed));
     config.allow16(at(pcie::LINK_CONTROL_2), pcie::LINK_CONTROL_2_SPEED);

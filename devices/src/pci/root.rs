@@ -148,14 +148,14 @@ impl RootComplex {
             secondary: AtomicU8::new(parts.secondary),
             functions: Default::default(),
         });
-        ports.len() - 1
+        ports.len().saturating_sub(1)
     }
 
     /// Puts a function behind a port, as function `number` of the one device there.
     pub fn add_function(&self, port: usize, number: u8, function: Box<dyn PciFunction>) {
         let layouts = function.bars();
         let shared: Shared = Boxed::shared(function);
-        let owner = port * FUNCTIONS + usize::from(number);
+        let owner = owner(port, number.into());
         let mut ports = self.ports.write().unwrap_or_else(PoisonError::into_inner);
         let Some(slot) =
             ports.get_mut(port).and_then(|port| port.functions.get_mut(usize::from(number)))
@@ -207,7 +207,7 @@ impl RootComplex {
     fn reset_behind(&self, index: usize, port: &Port) {
         for (number, function) in port.functions.iter().enumerate() {
             if let Some(function) = function {
-                let owner = index * FUNCTIONS + number;
+                let owner = owner(index, number);
                 self.withdraw(owner);
                 let changes = lock(function).reset();
                 self.apply(owner, &changes);
@@ -262,7 +262,7 @@ impl RootComplex {
         let ports = self.ports();
         let Some((index, port)) = behind(&ports, bus) else { return };
         let Some(function) = port.function(number) else { return };
-        let owner = index * FUNCTIONS + usize::from(number);
+        let owner = owner(index, number.into());
         let _order = lock(&port.order);
         let changes = lock(function).config_write(at, value);
         self.apply(owner, &changes);
@@ -436,6 +436,11 @@ impl Port {
     fn function(&self, number: u8) -> Option<&Shared> {
         self.functions.get(usize::from(number))?.as_ref()
     }
+}
+
+/// The number of a function: of its port, and behind it.
+const fn owner(port: usize, function: usize) -> usize {
+    port.saturating_mul(FUNCTIONS).saturating_add(function)
 }
 
 /// The port whose secondary bus this is, with its index.

@@ -4,6 +4,8 @@
 //! interrupts go by `irqs`. This file puts them together and holds what is trapped in BARs; `function/config.rs`
 //! does configuration accesses and resets.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod config;
 mod express;
 mod vpd;
@@ -153,7 +155,7 @@ impl VfioFunction {
 
         let landmarks = policy.landmarks();
         let msi = landmarks.msi.and_then(|at| {
-            let control = read16(&config, at + regs::msi::CONTROL)?;
+            let control = read16(&config, at.saturating_add(regs::msi::CONTROL))?;
             Some((at, Msi::new(control, backend.irq(IrqIndex::Msi).count)))
         });
         let msix = landmarks.msix.zip(layout).map(|(at, layout)| {
@@ -280,7 +282,7 @@ impl VfioFunction {
         let Some((_, layout, _)) = &self.msix else { return vec![(Zone::Device, offset, len)] };
         let zone = |at| match () {
             () if layout.table_bar == bar && layout.table.contains(at) => {
-                Zone::Table((at - layout.table.first()) / regs::msix::ENTRY_SIZE)
+                Zone::Table(layout.in_table(at) / regs::msix::ENTRY_SIZE)
             }
             () if layout.pba_bar == bar && layout.pba.contains(at) => Zone::Pba,
             () => Zone::Device,
@@ -288,7 +290,7 @@ impl VfioFunction {
         let mut zones: Vec<(Zone, u64, usize)> = Vec::new();
         for at in (0..len as u64).map(|byte| offset.saturating_add(byte)) {
             match zones.last_mut() {
-                Some((last, _, len)) if *last == zone(at) => *len += 1,
+                Some((last, _, len)) if *last == zone(at) => *len = len.saturating_add(1),
                 _ => zones.push((zone(at), at, 1)),
             }
         }
@@ -356,8 +358,8 @@ impl PciFunction for VfioFunction {
         self.warnings.life.active(Activity::Config);
         let mut value = [0; 4];
         for run in self.policy.runs(at) {
-            let start = usize::from(run.offset - at.offset());
-            if let Some(bytes) = value.get_mut(start..start + usize::from(run.len)) {
+            let start = usize::from(run.offset.saturating_sub(at.offset()));
+            if let Some(bytes) = value.get_mut(start..start.saturating_add(run.len.into())) {
                 self.read_run(run, bytes);
             }
         }
@@ -369,8 +371,8 @@ impl PciFunction for VfioFunction {
         let before = self.placements();
         let value = value.to_le_bytes();
         for run in self.policy.runs(at) {
-            let start = usize::from(run.offset - at.offset());
-            if let Some(bytes) = value.get(start..start + usize::from(run.len)) {
+            let start = usize::from(run.offset.saturating_sub(at.offset()));
+            if let Some(bytes) = value.get(start..start.saturating_add(run.len.into())) {
                 self.write_run(run, bytes);
             }
         }
@@ -403,7 +405,7 @@ impl PciFunction for VfioFunction {
             rest = after;
             match (zone, &self.msix) {
                 (Zone::Table(_), Some((_, layout, msix))) => {
-                    msix.read_table(at - layout.table.first(), piece);
+                    msix.read_table(layout.in_table(at), piece);
                 }
                 (Zone::Pba, _) => self.read_pba(bar, at, piece),
                 _ => self.read_device(bar, at, piece),
@@ -422,7 +424,7 @@ impl PciFunction for VfioFunction {
             rest = after;
             match (zone, &mut self.msix) {
                 (Zone::Table(_), Some((_, layout, msix))) => {
-                    let effect = msix.write_table(at - layout.table.first(), piece);
+                    let effect = msix.write_table(layout.in_table(at), piece);
                     self.after_msix(effect);
                 }
                 (Zone::Pba, _) => {}

@@ -4,6 +4,8 @@
 //! nothing and up again. An interrupt, once set up, passes from the host's handler through an eventfd into KVM
 //! without a thread of ours.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::{io, ops::Range, sync::Arc};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};

@@ -6,6 +6,8 @@
 //! read and written in the hardware. The host's kernel has a table of its own behind that (vfio_pci_config.c) and lets
 //! through what a user may touch, but also every byte that it knows nothing of.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod conventional;
 mod extended;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -209,12 +211,11 @@ impl Policy {
 
     /// An access, cut where the source changes.
     pub fn runs(&self, at: ConfigAccess) -> impl Iterator<Item = Run> + use<> {
-        let end = at.offset() + u16::from(at.len());
         let mut runs: Vec<Run> = Vec::with_capacity(4);
-        for offset in at.offset()..end {
+        for offset in at.offsets() {
             let source = self.sources.get(usize::from(offset)).copied().unwrap_or(Source::Constant);
             match runs.last_mut() {
-                Some(run) if run.source == source => run.len += 1,
+                Some(run) if run.source == source => run.len = run.len.saturating_add(1),
                 _ => runs.push(Run { source, offset, len: 1 }),
             }
         }
@@ -223,7 +224,7 @@ impl Policy {
 
     fn apply(&mut self, rule: Rule, end: usize) {
         let first = usize::from(rule.at).min(end);
-        let last = (usize::from(rule.at) + usize::from(rule.len)).min(end);
+        let last = usize::from(rule.at).saturating_add(rule.len.into()).min(end);
         let (source, fixed) = match rule.action {
             Action::Snapshot => (Source::Constant, None),
             Action::Fix(value) => (Source::Constant, Some(value)),

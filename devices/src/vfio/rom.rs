@@ -1,5 +1,7 @@
 //! The option ROM: the device's own, a file's, or none.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use strait_resources::bar::{BarIndex, BarKind, BarSpec};
 
 use crate::vfio::{

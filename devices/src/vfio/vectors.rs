@@ -4,6 +4,8 @@
 //! that is masked again keeps both and loses only its way into the guest: what the device signals meanwhile waits in
 //! the eventfd, shows as pending, and goes in at the unmask.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::{io, ops::Range, sync::Arc};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -112,7 +114,11 @@ impl MsixVectors {
         // Vector 0 alone, without an eventfd if it is masked, switches the device over: drivers talk to firmware
         // that looks at the enable bit long before they unmask a vector. More at once only where VFIO cannot add
         // vectors later.
-        let used = vectors.slots.iter().rposition(Option::is_some).map_or(1, |last| last + 1);
+        let used = vectors
+            .slots
+            .iter()
+            .rposition(Option::is_some)
+            .map_or(1, |last| last.saturating_add(1));
         let wish = usize::from(msix.programmed()).clamp(used, count);
         let (wish, used) = if vectors.dynamic { (1, 1) } else { (wish, used) };
         vectors.start(ports.backend, wish, used)?;
@@ -225,7 +231,7 @@ impl MsixVectors {
     /// More host vectors than `capacity`, up to `n`: without dynamic MSI-X that means all off and all on again. To
     /// do so rarely, room is made for every vector with a message, and at least doubled.
     fn grow(&mut self, ports: &mut Ports<'_>, msix: &Msix, n: usize) -> io::Result<()> {
-        let (old, used) = (self.capacity, n + 1);
+        let (old, used) = (self.capacity, n.saturating_add(1));
         let doubled = old.saturating_mul(2);
         let wish = usize::from(msix.programmed()).max(doubled).clamp(used, self.slots.len());
         if old > 0 {

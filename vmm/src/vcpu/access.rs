@@ -1,6 +1,7 @@
 //! Port accesses as KVM reports them: one exit may be a whole string instruction.
 
 #![allow(unsafe_code, reason = "reads the port-access variant of kvm_run's union")]
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use std::slice;
 
@@ -18,7 +19,8 @@ pub(super) fn serve_port(fd: &mut VcpuFd, bus: &Bus, goes_on: impl Fn() -> bool)
     let (io, data) = unsafe {
         let io = (*run).__bindgen_anon_1.io;
         let first = run.cast::<u8>().add(io.data_offset as usize);
-        (io, slice::from_raw_parts_mut(first, usize::from(io.size) * io.count as usize))
+        let len = usize::from(io.size).saturating_mul(io.count as usize);
+        (io, slice::from_raw_parts_mut(first, len))
     };
     let size = usize::from(io.size);
     if u32::from(io.direction) == kvm_bindings::KVM_EXIT_IO_IN {

@@ -84,7 +84,8 @@ pub(super) enum Waiting {
 impl Power {
     pub(super) fn new(config: &[u8], at: Option<u16>) -> Self {
         let register = |offset| read16(config, offset).unwrap_or(0);
-        let capabilities = at.map_or(0, |at| register(at - pm::CONTROL + pm::CAPABILITIES));
+        let capabilities =
+            at.map_or(0, |at| register(at.saturating_sub(pm::CONTROL - pm::CAPABILITIES)));
         let in_d0 = at.is_none_or(|at| register(at) & pm::CONTROL_STATE == 0);
         Self { at, capabilities, in_d0 }
     }
@@ -137,7 +138,7 @@ impl VfioFunction {
     pub(super) fn read_run(&mut self, run: Run, bytes: &mut [u8]) {
         let relative = |at: u16| run.offset.saturating_sub(at);
         let word = |value: u16, at: u16| {
-            (relative(at)..).map(move |byte| (u32::from(value) >> (8 * byte.min(2))) as u8)
+            value.to_le_bytes().into_iter().chain([0, 0]).skip(relative(at).into())
         };
         match run.source {
             Source::Hardware | Source::ReadOnly | Source::Ours(Register::Power) => {
@@ -168,7 +169,7 @@ impl VfioFunction {
             }
             Source::Ours(Register::Msix) => {
                 let Some((at, _, msix)) = &self.msix else { return };
-                fill(bytes, word(msix.control(), at + msix::CONTROL));
+                fill(bytes, word(msix.control(), at.saturating_add(msix::CONTROL)));
             }
             // Its one bit reads as 0 (AF ECN).
             Source::Ours(Register::AdvancedFeatures) => bytes.fill(0),
@@ -177,6 +178,7 @@ impl VfioFunction {
 
     /// One run of a write.
     pub(super) fn write_run(&mut self, run: Run, bytes: &[u8]) {
+        let relative = |at: u16| run.offset.saturating_sub(at);
         match run.source {
             Source::Constant | Source::ReadOnly => {}
             Source::Shadow => {
@@ -188,7 +190,7 @@ impl VfioFunction {
             }
             Source::Hardware => self.write_hardware(run.offset, bytes),
             Source::Ours(Register::Command) => {
-                self.write_command(splice(self.command.guest, run.offset - regs::COMMAND, bytes));
+                self.write_command(splice(self.command.guest, relative(regs::COMMAND), bytes));
             }
             Source::Ours(Register::Bars) => {
                 for (offset, &byte) in (run.offset..).zip(bytes) {
@@ -200,14 +202,14 @@ impl VfioFunction {
             }
             Source::Ours(Register::Msi) => {
                 let Some((at, msi)) = &mut self.msi else { return };
-                if msi.write(run.offset.saturating_sub(*at), bytes) != MsiEffect::None {
+                if msi.write(relative(*at), bytes) != MsiEffect::None {
                     self.warnings.life.active(Activity::Interrupts);
                     self.settle_interrupts();
                 }
             }
             Source::Ours(Register::Msix) => {
                 let Some((at, _, msix)) = &mut self.msix else { return };
-                let offset = run.offset.saturating_sub(*at + msix::CONTROL);
+                let offset = relative(at.saturating_add(msix::CONTROL));
                 let effect = msix.write_control(splice(msix.control(), offset, bytes));
                 self.after_msix(effect);
             }
@@ -388,12 +390,13 @@ impl VfioFunction {
 
 /// An access of 1 to 4 bytes as naturally aligned ones of 1, 2 or 4.
 fn natural(offset: u16, len: usize) -> impl Iterator<Item = (u16, usize)> {
-    let end = usize::from(offset) + len;
+    let end = usize::from(offset).saturating_add(len);
     let mut at = usize::from(offset);
     std::iter::from_fn(move || {
-        let len = [4, 2, 1].into_iter().find(|len| at % len == 0 && at + len <= end)?;
+        let fits = |len: &usize| at.is_multiple_of(*len) && *len <= end.saturating_sub(at);
+        let len = [4, 2, 1].into_iter().find(fits)?;
         let piece = (u16::try_from(at).ok()?, len);
-        at += len;
+        at = at.saturating_add(len);
         Some(piece)
     })
 }

@@ -61,14 +61,16 @@ impl VfioFunction {
         self.read_live(offset, bytes);
         let Some(Vpd { at, address: Some(address) }) = &self.vpd else { return };
         let address = address.to_le_bytes();
-        for (at, byte) in (offset.saturating_sub(at + vpd::ADDRESS)..).zip(bytes) {
+        for (at, byte) in (offset.saturating_sub(at.saturating_add(vpd::ADDRESS))..).zip(bytes) {
             *byte = address.get(usize::from(at)).copied().unwrap_or(*byte);
         }
     }
 
     /// One run of a write of address or data.
     pub(super) fn write_vpd(&mut self, offset: u16, bytes: &[u8]) {
-        let Some(at) = self.vpd.as_ref().map(|vpd| vpd.at + vpd::ADDRESS) else { return };
+        let Some(at) = self.vpd.as_ref().map(|vpd| vpd.at.saturating_add(vpd::ADDRESS)) else {
+            return;
+        };
         let relative = offset.saturating_sub(at);
         // Data that is written waits for a transfer that never comes.
         if relative >= 2 {
@@ -78,7 +80,7 @@ impl VfioFunction {
         self.read_hardware(at, &mut device);
         let Some(state) = &mut self.vpd else { return };
         let value = splice(state.address(u16::from_le_bytes(device)), relative, bytes);
-        let starts = usize::from(relative) + bytes.len() > 1;
+        let starts = usize::from(relative).saturating_add(bytes.len()) > 1;
         match state.write_address(value, starts) {
             Effect::None => {}
             Effect::Fetch(address) => self.write_hardware(at, &address.to_le_bytes()),

@@ -93,14 +93,14 @@ pub(super) fn capability_rules(
         let (at, why) = (found.offset, "capability header");
         rules.push(Rule { at, len: 2, action: Action::Snapshot, why });
         rules.push(pointer(link, found.offset));
-        link = found.offset + 1;
+        link = found.offset.saturating_add(1);
     }
     rules.push(pointer(link, 0));
     rules
 }
 
 fn msi_size(config: &[u8], found: Capability) -> u16 {
-    read16(config, found.offset + msi::CONTROL).map_or(u16::MAX, msi::size)
+    read16(config, found.offset.saturating_add(msi::CONTROL)).map_or(u16::MAX, msi::size)
 }
 
 fn pointer(at: u16, to: u16) -> Rule {
@@ -116,11 +116,17 @@ fn body_rules(
 ) -> Vec<Rule> {
     use Action::{Fix, Hardware, Ours, Snapshot};
     // Registers that lie behind the end of the capability are not there.
-    let rule = |at: u16, len, action, why| {
-        (at + len <= found.len).then_some(Rule { at: found.offset + at, len, action, why })
+    let landmark = |at: u16, len: u16| found.register(at, len);
+    let rule =
+        |at: u16, len, action, why| found.register(at, len).map(|at| Rule { at, len, action, why });
+    let byte = |at: u16| {
+        let at = found.offset.saturating_add(at);
+        config.get(usize::from(at)).copied().unwrap_or(0)
     };
-    let landmark = |at: u16, len: u16| (at + len <= found.len).then_some(found.offset + at);
-    let byte = |at: u16| config.get(usize::from(found.offset + at)).copied().unwrap_or(0);
+    let rest = |at: u16, action, why| {
+        let (at, len) = (found.offset.saturating_add(at), found.len.saturating_sub(at));
+        Some(Rule { at, len, action, why })
+    };
     let rules = match found.id {
         capability::PM => {
             landmarks.power = landmarks.power.or(landmark(pm::CONTROL, 2));
@@ -144,20 +150,14 @@ fn body_rules(
         capability::VENDOR => vec![
             rule(2, 1, Snapshot, "length"),
             // Drivers of network cards reach their firmware by these, and as often by bytes of no capability nearby.
-            Some(Rule {
-                at: found.offset + 3,
-                len: found.len.saturating_sub(3),
-                action: Hardware,
-                why: "the driver's own window into the device",
-            }),
+            rest(3, Hardware, "the driver's own window into the device"),
         ],
         capability::VPD => {
             let whole = found.len >= vpd::SIZE;
             landmarks.vpd = landmarks.vpd.or(whole.then_some(found.offset));
-            let rest = found.len.saturating_sub(vpd::ADDRESS);
             let why = "what is written outlives the guest, and the host's next start";
             let action = if whole { Ours(Register::Vpd) } else { Action::ReadOnly };
-            vec![Some(Rule { at: found.offset + vpd::ADDRESS, len: rest, action, why })]
+            vec![rest(vpd::ADDRESS, action, why)]
         }
         capability::ADVANCED_FEATURES => {
             let features = byte(af::CAPABILITIES);
@@ -174,12 +174,7 @@ fn body_rules(
             ]
         }
         capability::PCIE => return pcie_rules(config, found, shown, landmarks),
-        _ => vec![Some(Rule {
-            at: found.offset + 2,
-            len: found.len.saturating_sub(2),
-            action: Hardware,
-            why: "unknown, so volatile",
-        })],
+        _ => vec![rest(2, Hardware, "unknown, so volatile")],
     };
     rules.into_iter().flatten().collect()
 }
@@ -191,8 +186,8 @@ fn pcie_rules(
     landmarks: &mut Landmarks,
 ) -> Vec<Rule> {
     use Action::{Fix, Ours, ReadOnly, Snapshot};
-    let at = |register| found.offset + register;
-    let has = |register: u16| register + 2 <= found.len;
+    let at = |register| found.offset.saturating_add(register);
+    let has = |register: u16| found.register(register, 2).is_some();
     let dword = |register| read32(config, at(register)).unwrap_or(0);
     let word = |register| read16(config, at(register)).unwrap_or(0);
     let capabilities = dword(pcie::DEVICE_CAPABILITIES);
@@ -255,7 +250,7 @@ fn pcie_rules(
             rules.push((pcie::LINK_CONTROL, 4, Fix(status << 16), why));
         }
     }
-    let inside = rules.into_iter().filter(|&(register, len, ..)| register + len <= found.len);
+    let inside = rules.into_iter().filter(|&(at, len, ..)| found.register(at, len).is_some());
     // Of registers that the next capability cuts off nothing is known.
     let rest = found.len.saturating_sub(pcie::CAPABILITIES);
     std::iter::once((pcie::CAPABILITIES, rest, ReadOnly, "part of a register"))

@@ -116,8 +116,12 @@ fn body_rules(found: &ExtendedCapability, shown: &Presentation) -> Vec<Rule> {
         extended::ACS => all(ReadOnly, "what the host keeps apart stays apart"),
         _ => all(ReadOnly, "not written by drivers"),
     };
-    let inside = rules.into_iter().filter(|&(at, len, ..)| at + len <= found.len);
-    inside.map(|(at, len, action, why)| Rule { at: found.offset + at, len, action, why }).collect()
+    let inside = |at: u16, len| at.checked_add(len).filter(|end| *end <= found.len);
+    let rule = |(at, len, action, why)| {
+        inside(at, len)?;
+        Some(Rule { at: found.offset.checked_add(at)?, len, action, why })
+    };
+    rules.into_iter().filter_map(rule).collect()
 }
 
 /// The list starts at 0x100 whatever is there: a hidden head becomes a null capability that leads on, an empty list a

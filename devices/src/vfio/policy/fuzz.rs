@@ -1,6 +1,8 @@
 //! Configuration spaces that a device could have, and what no guest may write in any of them. The list of what is denied
 //! is made from the raw space, by the specification and not by the table's own rules.
 
+#![allow(clippy::arithmetic_side_effects, reason = "an overflow here ends a fuzzer, not a guest")]
+
 use super::{Policy, Presentation, Source};
 use crate::{
     pci::{
