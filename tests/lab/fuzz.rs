@@ -28,6 +28,9 @@ const CRATE: &str = "tests/fuzz";
 const RUSTFLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions=on -Coverflow-checks=on";
+/// What `cargo lab test` gives to one target, and to all of them together; they are fuzzed two at a time.
+const EACH: Duration = Duration::from_secs(60);
+const ALL: Duration = Duration::from_secs(8 * 60);
 /// Seconds that one input may take, many times what the slowest good one does on a busy machine.
 const SLOWEST: u32 = 20;
 /// MiB that one process of the fuzzer may have.
@@ -67,7 +70,7 @@ pub(crate) fn tests(paths: &Paths) -> Result<Vec<String>> {
     Ok(names(paths)?.iter().map(|name| format!("{PREFIX}{name}")).collect())
 }
 
-/// One minute for each of the wanted targets, as part of `cargo lab test`.
+/// A minute for each of the wanted targets, or less where they are many, as part of `cargo lab test`.
 pub(crate) fn test(
     paths: &Paths,
     wanted: impl Fn(&str) -> bool,
@@ -75,7 +78,13 @@ pub(crate) fn test(
 ) -> Result<()> {
     let mut chosen = names(paths)?;
     chosen.retain(|name| wanted(&format!("{PREFIX}{name}")));
-    all(paths, &chosen, Duration::from_secs(60), report)
+    all(paths, &chosen, share(chosen.len()), report)
+}
+
+/// What each of so many targets gets.
+fn share(targets: usize) -> Duration {
+    let targets = u32::try_from(targets).unwrap_or(u32::MAX).max(1);
+    EACH.min(ALL / targets)
 }
 
 /// Each target has a directory of inputs to begin with; a test of the crate sees to that.
@@ -173,4 +182,19 @@ fn one(paths: &Paths, program: &Path, name: &str, time: Duration) -> Result<Verd
         format!("{runs} inputs"),
         format!("{} edges", covered.unwrap_or_default()),
     ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzzing_takes_eight_minutes_however_many_targets_there_are() {
+        assert_eq!(share(0), EACH);
+        assert_eq!(share(8), EACH);
+        for targets in 9..100_u32 {
+            assert!(share(targets as usize) < EACH);
+            assert!(share(targets as usize) * targets <= ALL);
+        }
+    }
 }
