@@ -46,6 +46,8 @@ impl EscapeParser {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -65,5 +67,25 @@ mod tests {
     fn escape_with_another_key_goes_through_whole() {
         let mut parser = EscapeParser::default();
         assert_eq!(parser.feed(b"\x01c"), Typed { guest: b"\x01c".to_vec(), quit: false });
+    }
+    proptest! {
+        #[test]
+        fn what_is_typed_means_the_same_in_any_pieces(
+            bytes in proptest::collection::vec(
+                prop_oneof![3 => Just(ESCAPE), 2 => Just(b'x'), 2 => any::<u8>()], 0..24,
+            ),
+            pieces in proptest::collection::vec(1_usize..5, 24),
+        ) {
+            let whole = EscapeParser::default().feed(&bytes);
+            let (mut parser, mut all, mut rest) = (EscapeParser::default(), Typed::default(), &bytes[..]);
+            for len in pieces {
+                let (piece, after) = rest.split_at(len.min(rest.len()));
+                let typed = parser.feed(piece);
+                all.guest.extend(typed.guest);
+                all.quit |= typed.quit;
+                rest = after;
+            }
+            prop_assert_eq!(all, whole);
+        }
     }
 }
