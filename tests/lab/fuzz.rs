@@ -145,9 +145,13 @@ fn one(paths: &Paths, program: &Path, name: &str, time: Duration) -> Result<Verd
     fs::create_dir_all(&own)?;
     let logs = paths.logs(&format!("{PREFIX}{name}"));
     files::fresh_directory(&logs)?;
+    // libFuzzer ends without destructors, so what a target has made there stays until the next run.
+    let temporary = logs.join("tmp");
+    files::fresh_directory(&temporary)?;
     let kept = paths.root.join(CRATE).join("corpus").join(name);
     let output = Command::new(program)
         .env("STRAIT_FUZZ_TARGET", name)
+        .env("TMPDIR", &temporary)
         .args([&own, &kept])
         .arg(format!("-max_total_time={}", time.as_secs()))
         .arg(format!("-timeout={SLOWEST}"))
