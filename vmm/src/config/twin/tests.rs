@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -150,4 +151,69 @@ fn every_flag_of_run_has_a_key() {
         assert!(keys.contains(&name), "{keys:?}");
     }
     assert!(NO_KEYS.iter().all(|name| !keys.contains(name)), "{keys:?}");
+}
+
+/// Text that tries what TOML, lists and shells treat apart.
+fn odd_text() -> impl Strategy<Value = String> {
+    let odd = prop_oneof![
+        Just(','),
+        Just('='),
+        Just('"'),
+        Just('\''),
+        Just('\\'),
+        Just('#'),
+        Just(' '),
+        Just('\t'),
+        Just('\n'),
+        Just('\r'),
+        Just('/'),
+        Just(']'),
+        Just('\u{e9}'),
+        Just('\u{7f}'),
+        any::<char>(),
+    ];
+    let letters = prop_oneof![Just('a'), Just('Z'), Just('7')];
+    proptest::collection::vec(prop_oneof![2 => letters, 1 => odd], 1..10)
+        .prop_map(|text| text.into_iter().filter(|letter| *letter != '\0').collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Words, the file that says the same, the words of that, and so on: nothing changes after the first step.
+    #[test]
+    fn file_of_a_files_words_is_the_same_file(
+        cmdline in odd_text(),
+        serial in odd_text(),
+        smbios in odd_text(),
+        rom in odd_text(),
+        id in "[a-z0-9=]{1,6}",
+    ) {
+        let doubled = |text: &str| text.replace(',', ",,");
+        let line: Vec<OsString> = [
+            "strait".to_owned(),
+            "run".to_owned(),
+            "--kernel=k".to_owned(),
+            format!("--cmdline={cmdline}"),
+            format!("--serial=file={serial}"),
+            format!("--smbios=serial={}", doubled(&smbios)),
+            format!("--vfio=0000:3b:00.0,rom={},id={id}", doubled(&rom)),
+            "--vfio=slot=7".to_owned(),
+        ]
+        .map(OsString::from)
+        .into();
+        let matches = parsed(&line).unwrap();
+        let config = typed(&matches).and_then(RunConfig::meaning);
+        prop_assume!(config.is_ok());
+        let config = config.unwrap();
+        let text = print(&matches, &config.kernel.cmdline);
+        let words = read("vm.toml", &text);
+        prop_assert!(words.is_ok(), "{text}\n{:?}", words.err().map(|failure| failure.cause));
+        let again = ["strait", "run"].into_iter().map(OsString::from);
+        let again = again.chain(words.unwrap().into_iter().map(|(_, word)| word.into()));
+        let again = parsed(&again.collect::<Vec<_>>()).unwrap();
+        let meant = RunConfig::meaning(typed(&again).unwrap()).unwrap();
+        prop_assert_eq!(print(&again, &meant.kernel.cmdline), text);
+        prop_assert_eq!(meant, config);
+    }
 }
