@@ -255,13 +255,15 @@ impl VfioBackend for FakeDevice {
         self.script.call(format!("write {index} {offset:#x} {hex}"))?;
         let region = self.check(index, offset, data.len())?;
         let mut content = region.content.lock().unwrap();
+        let status = content.get(usize::from(regs::STATUS)).copied();
         for (at, &byte) in (offset as usize..).zip(data) {
             if let Some(to) = content.get_mut(at) {
                 *to = byte;
             }
         }
-        // As on PCIe: these bits do not exist.
-        if index == CONFIG_REGION {
+        // As on PCIe: these bits do not exist, or only say something.
+        if let Some(status) = status.filter(|_| index == CONFIG_REGION) {
+            content[usize::from(regs::STATUS)] = status;
             content[usize::from(regs::COMMAND)] &= 0x47;
             content[usize::from(regs::COMMAND) + 1] &= 0x05;
         }
