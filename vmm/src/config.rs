@@ -223,6 +223,8 @@ pub(crate) struct VfioConfig {
     /// The guest writes registers of configuration space from 0x100 on that belong to no capability, and those of
     /// vendors' own capabilities there.
     pub(crate) raw_config: bool,
+    /// Who has it when the guest is over, where strait took it from a driver.
+    pub(crate) after: After,
     /// IDs that the guest sees instead of the device's; with a whole slot, on its first function.
     pub(crate) identity: Identity,
 }
@@ -237,6 +239,26 @@ pub(crate) enum Managed {
     Yes,
     /// The user: a device on another driver is refused.
     No,
+}
+
+/// Who has a device after its guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum After {
+    /// The driver of the host that it was taken from.
+    #[default]
+    Host,
+    /// vfio-pci, until `strait unbind`.
+    Vfio,
+}
+
+impl After {
+    /// Its word in the value of the key.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Vfio => "vfio",
+        }
+    }
 }
 
 /// Which expansion ROM the guest sees.

@@ -41,7 +41,7 @@ use strait_resources::{
 };
 
 use self::alive::first_dead;
-use crate::config::VfioConfig;
+use crate::config::{After, VfioConfig};
 use crate::inspect::guest::{self, Watched};
 use crate::signals;
 
@@ -80,8 +80,7 @@ pub(crate) struct Chosen {
     rom: RomSource,
     /// IDs for the guest.
     pub(crate) identity: Identity,
-    /// See [`VfioConfig::raw_config`].
-    raw_config: bool,
+    extra: Extra,
 }
 
 /// Everything that was looked up before anything is touched.
@@ -101,8 +100,18 @@ pub(crate) struct Selection {
 pub(crate) struct Extra {
     /// See [`VfioConfig::raw_config`].
     pub(crate) raw_config: bool,
+    /// See [`VfioConfig::after`].
+    pub(crate) after: After,
     /// AtomicOps that its root port completes.
     pub(crate) atomics: AtomicOps,
+}
+
+impl Extra {
+    /// What the user wants of the device; its root port is not known yet.
+    fn of(device: &VfioConfig) -> Self {
+        let VfioConfig { raw_config, after, .. } = *device;
+        Self { raw_config, after, ..Self::default() }
+    }
 }
 
 /// How one function is reset.
@@ -201,10 +210,9 @@ impl Selection {
         let mut all =
             self.slots.iter().flat_map(|slot| slot.functions.iter().map(move |f| (slot, f)));
         let found = all.find(|(_, function)| function.host.bdf == bdf);
-        found.map_or(Extra::default(), |(slot, function)| Extra {
-            raw_config: function.raw_config,
-            atomics: slot.atomics,
-        })
+        let extra =
+            |(slot, function): (&Slot, &Chosen)| Extra { atomics: slot.atomics, ..function.extra };
+        found.map(extra).unwrap_or_default()
     }
 
     /// Every function, in the order of the slots.
@@ -247,8 +255,8 @@ fn arrange(
             let identity = if first { device.identity } else { Identity::default() };
             let (rom, warning) = rom::choose(sysroot, device, first, &host)?;
             warnings.extend(warning);
-            let raw_config = device.raw_config;
-            homes[at].functions.push(Chosen { number, fixed, host, rom, identity, raw_config });
+            let extra = Extra::of(device);
+            homes[at].functions.push(Chosen { number, fixed, host, rom, identity, extra });
         }
     }
     for slot in &mut homes {
@@ -488,7 +496,7 @@ impl Opened {
                     bars: plan.bars.iter().map(|bar| (bar.spec, bar.at.first())).collect(),
                     rom: function.rom.clone(),
                     multifunction: slot.functions.len() > 1,
-                    raw_config: function.raw_config,
+                    raw_config: function.extra.raw_config,
                     atomics: !slot.atomics.is_none(),
                     msi: Arc::clone(msi),
                     // INTA is 1; a port's device number stands for the function on bus 0.

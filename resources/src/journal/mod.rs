@@ -114,6 +114,10 @@ pub struct Entry {
     pub screen: Option<Screen>,
     /// How it is reset meanwhile, where that is another way than before.
     pub methods: Option<Methods>,
+    /// After the guest it stays on vfio-pci, and is given back like what `strait bind` took. Written only when it is so: an
+    /// older strait does not know the word, leaves such a journal alone, and with it the function on vfio-pci.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub stays: bool,
     /// A child that hangs in a write for this function.
     pub stuck: Option<Process>,
 }
@@ -245,7 +249,8 @@ impl Entry {
     /// Of a function that is on VFIO already.
     pub fn used(function: &HostFunction) -> Self {
         let (bdf, group) = (function.bdf, function.group);
-        Self { bdf, group, along: false, before: None, screen: None, methods: None, stuck: None }
+        let (before, screen, methods, stuck) = (None, None, None, None);
+        Self { bdf, group, along: false, before, screen, methods, stays: false, stuck }
     }
 
     /// Is there something to give back?
@@ -366,6 +371,11 @@ impl Methods {
         let lists = before.chain([anew()]);
         lists.map(|list| Write::new(Attribute::ResetMethod(bdf), list)).collect()
     }
+}
+
+/// What serde asks of a switch that is left out when it is off.
+fn is_no(switch: &bool) -> bool {
+    !*switch
 }
 
 /// A BDF as its text.

@@ -33,6 +33,7 @@ fn full() -> Value {
                 "consoles": ["vtcon1"]
             },
             "methods": {"wanted": "flr", "before": "flr pm"},
+            "stays": true,
             "stuck": {"pid": 77, "start": 11}
         }]
     })
@@ -72,6 +73,19 @@ fn journal_is_read_back_as_it_was_written() {
             "/sys/class/vtconsole/vtcon1/bind",
         ]
     );
+}
+
+/// Journals of straits that did not know the word have none, and those read ours where it says nothing.
+#[test]
+fn function_that_does_not_stay_has_no_word_for_it() {
+    let without = |mut journal: Value| {
+        journal.pointer_mut("/functions/0").unwrap().as_object_mut().unwrap().remove("stays");
+        journal
+    };
+    let journal = parse(&without(full())).unwrap();
+    assert!(!journal.functions[0].stays);
+    assert!(!String::from_utf8(journal.bytes().unwrap()).unwrap().contains("stays"));
+    assert!(parse(&with("/functions/0/stays", json!("yes"))).is_err());
 }
 
 /// Each of these would be written by root if it were believed.

@@ -14,10 +14,10 @@ use strait_resources::{
     },
 };
 
-use super::{Binder, Guard, Kind, View, methods};
+use super::{Binder, Guard, Kind, View, Wishes, methods};
 use crate::{
     builder::internal,
-    config::{Managed, RunConfig},
+    config::{After, Managed, RunConfig},
     passthrough::{Candidates, Selection},
     report, signals,
 };
@@ -28,8 +28,7 @@ pub(crate) struct Found {
     /// Functions that strait may take.
     managed: Vec<HostFunction>,
     planned: Bindable,
-    /// By function, what `reset_method` must hold.
-    methods: BTreeMap<Bdf, String>,
+    wishes: Wishes,
     allowed: Allowed,
 }
 
@@ -50,20 +49,20 @@ pub(crate) fn look<'a>(
     }
     let candidates = Candidates::find(sysroot, &config.vfio)?;
     may_release(view, config, &candidates, root)?;
-    let methods = changes(view, binder.is_none(), &candidates, root)?;
+    let wishes = wishes(view, binder.is_none(), &candidates, root)?;
     let managed = match managed(view, &candidates, root)? {
-        Some(managed) if root && !(managed.is_empty() && methods.is_empty()) => managed,
+        Some(managed) if root && !(managed.is_empty() && wishes.methods.is_empty()) => managed,
         _ => return Ok((candidates, Found::default())),
     };
     let allowed = Allowed { boot_vga: config.allow_boot_vga, release_fb: config.release_fb };
     let planned = view.plan(&managed, &allowed)?;
-    Ok((candidates, Found { managed, planned, methods, allowed }))
+    Ok((candidates, Found { managed, planned, wishes, allowed }))
 }
 
 impl Found {
     /// Is there anything to change on the host?
     pub(crate) fn changes(&self) -> bool {
-        !self.planned.take.is_empty() || !self.methods.is_empty()
+        !self.planned.take.is_empty() || !self.wishes.methods.is_empty()
     }
 
     /// What would be taken.
@@ -89,7 +88,7 @@ impl Found {
             .filter(|function| function.is_on_vfio() && !planned.takes(function.bdf))
             .cloned()
             .collect();
-        let guard = binder.take(&lock, Kind::Run, &planned, &others, &self.methods)?;
+        let guard = binder.take(&lock, Kind::Run, &planned, &others, &self.wishes)?;
         drop(lock);
         for entry in guard.taken() {
             if let Some(screen) = &entry.screen {
@@ -107,20 +106,21 @@ impl Found {
     }
 }
 
-/// What `reset_method` must hold for the resets that the user wants: only root may change it.
-fn changes(
+/// What the user wants of the devices. Only root may change `reset_method`.
+fn wishes(
     view: &View,
     dry_run: bool,
     candidates: &Candidates<'_>,
     root: bool,
-) -> Result<BTreeMap<Bdf, String>, Failure> {
+) -> Result<Wishes, Failure> {
     let resets = candidates.resets(view.sysroot())?.into_iter();
-    let changes: BTreeMap<Bdf, String> =
+    let methods: BTreeMap<Bdf, String> =
         resets.filter_map(|reset| Some((reset.bdf, reset.methods?))).collect();
-    if !root && !dry_run && !changes.is_empty() {
+    if !root && !dry_run && !methods.is_empty() {
         view.need_root("reset=")?;
     }
-    Ok(changes)
+    let staying = candidates.functions().filter(|(_, device)| device.after == After::Vfio);
+    Ok(Wishes { methods, stays: staying.map(|(function, _)| function.bdf).collect() })
 }
 
 /// --release-fb changes drivers of the host: only root may, and only with a device whose bindings are strait's matter.

@@ -9,7 +9,7 @@ use strait_resources::{
 use super::{
     Binder, View,
     journals::{Held, Lock},
-    methods, screen,
+    methods, screen, stay,
     switch::{self, Trouble},
 };
 use crate::report;
@@ -69,9 +69,10 @@ impl Guard {
 }
 
 impl Guard {
-    /// What a drop does, under a lock that the caller has.
+    /// What a drop does, under a lock that the caller has, for functions that no guest has had: none of them stays.
     pub(super) fn give_back(mut self, _lock: &Lock) {
-        if let Some(journal) = self.due() {
+        if let Some(mut journal) = self.due() {
+            journal.functions.iter_mut().for_each(|entry| entry.stays = false);
             report::warnings(&undo(&self.binder, journal));
         }
     }
@@ -100,10 +101,10 @@ impl Drop for Guard {
     }
 }
 
-/// Gives everything in a journal back, last first. What could not be given back stays in it. The lock must be held.
+/// Gives everything in a journal back, last first, but for what is to stay on vfio-pci. What could not be given back stays in
+/// the journal. The lock must be held.
 pub(super) fn undo(binder: &Binder, mut journal: Journal) -> Vec<Failure> {
-    let mut warnings = Vec::new();
-    let mut left = Vec::new();
+    let (mut left, mut warnings) = stay::settle(binder, &mut journal);
     let_go_together(binder, &mut journal.functions);
     while let Some(mut entry) = journal.functions.pop() {
         match give_back(binder, &mut entry) {

@@ -12,7 +12,7 @@
 //! - `journals`: the files under /run/strait/journal, whose text is `strait_resources::journal`.
 //! - `write`: one write to sysfs, in a child process, because a driver's unbind can hang for ever; `inherited`: what that
 //!   child must not have.
-//! - `switch`: the steps for one function; `methods`: how it is reset meanwhile; `screen`: those for the host's framebuffer on it; `recover`: those of others; `rule`: the same at every boot.
+//! - `switch`: the steps for one function; `methods`: how it is reset meanwhile; `screen`: those for the host's framebuffer on it; `stay`: what no driver of the host gets back; `recover`: those of others; `rule`: the same at every boot.
 
 mod for_run;
 mod guard;
@@ -22,6 +22,7 @@ mod methods;
 mod recover;
 mod rule;
 mod screen;
+mod stay;
 mod switch;
 mod write;
 
@@ -30,7 +31,11 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, ops::Deref, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Deref,
+    rc::Rc,
+};
 
 use strait_resources::{
     bdf::Bdf,
@@ -78,6 +83,15 @@ impl Deref for Binder {
     fn deref(&self) -> &View {
         &self.view
     }
+}
+
+/// What is wanted of functions beside their being taken.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    /// By function, what `reset_method` must hold meanwhile.
+    methods: BTreeMap<Bdf, String>,
+    /// Those that stay on vfio-pci when the owner ends.
+    stays: BTreeSet<Bdf>,
 }
 
 /// A journal, and whether its owner is there.
@@ -191,8 +205,8 @@ impl Binder {
         self.journals.lock(self.writer.as_ref())
     }
 
-    /// Takes what was planned; not all of it when strait is told to end meanwhile, which the caller has to look at. `others` are on VFIO already and are only noted as in use. `methods` are those by which some
-    /// are to be reset meanwhile. The lock is held until every
+    /// Takes what was planned; not all of it when strait is told to end meanwhile, which the caller has to look at. `others`
+    /// are on VFIO already and are only noted as in use. The lock is held until every
     /// function is switched. When one fails, those before it are given back.
     pub(crate) fn take(
         &self,
@@ -200,7 +214,7 @@ impl Binder {
         kind: Kind,
         planned: &Bindable,
         others: &[HostFunction],
-        methods: &BTreeMap<Bdf, String>,
+        wishes: &Wishes,
     ) -> Result<Guard, Failure> {
         switch::load_driver(&self.sysroot, self.writer.as_ref())?;
         let mut entries = Vec::new();
@@ -209,7 +223,8 @@ impl Binder {
         }
         entries.extend(others.iter().map(Entry::used));
         for entry in &mut entries {
-            let Some(wanted) = methods.get(&entry.bdf) else { continue };
+            entry.stays = entry.before.is_some() && wishes.stays.contains(&entry.bdf);
+            let Some(wanted) = wishes.methods.get(&entry.bdf) else { continue };
             let before =
                 pci::find(&self.sysroot, entry.bdf)?.map(|function| function.reset_methods);
             let methods = Methods::new(wanted, &before.unwrap_or_default());

@@ -15,6 +15,7 @@ use super::{
     Binder, View, boot_id,
     guard::{give_back, let_go_together, undo},
     journals::{Found, Lock},
+    stay,
 };
 
 /// What was put back.
@@ -53,13 +54,24 @@ impl Binder {
                 continue;
             }
             let pid = journal.process.pid;
-            let taken = names(journal.functions.iter().filter(|entry| entry.is_taken()));
+            let staying = stay::staying(&self.sysroot, &journal)?;
+            let (kept, taken): (Vec<&Entry>, Vec<&Entry>) = journal
+                .functions
+                .iter()
+                .filter(|entry| entry.is_taken())
+                .partition(|entry| staying.contains(&entry.bdf));
+            let (kept, taken) = (names(kept), names(taken));
             let warnings = undo(self, journal);
             let back = warnings.iter().all(Undone::is_back);
             if !taken.is_empty() && back {
                 undone
                     .lines
                     .push(format!("strait {pid} ended without giving {taken} back: done now"));
+            }
+            if !kept.is_empty() && back {
+                undone
+                    .lines
+                    .push(format!("strait {pid} ended: after=vfio leaves {kept} on vfio-pci"));
             }
             undone.warnings.extend(warnings);
         }
@@ -198,6 +210,6 @@ fn split(entries: Vec<Entry>, wanted: &[Bdf]) -> (Vec<Entry>, Vec<Entry>) {
     (gone, rest)
 }
 
-fn names<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
-    entries.map(|entry| entry.bdf.to_string()).collect::<Vec<_>>().join(", ")
+fn names(entries: Vec<&Entry>) -> String {
+    entries.into_iter().map(|entry| entry.bdf.to_string()).collect::<Vec<_>>().join(", ")
 }

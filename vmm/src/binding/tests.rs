@@ -2,6 +2,7 @@ mod group;
 mod journals;
 mod methods;
 mod screen;
+mod stay;
 
 use strait_resources::host::check::Allowed;
 
@@ -14,7 +15,7 @@ fn take(host: &Host, kind: Kind) -> Result<Guard, Failure> {
     let binder = host.binder();
     let lock = binder.lock()?;
     let planned = binder.plan(&[host.find(GPU)], &Allowed::default())?;
-    binder.take(&lock, kind, &planned, &[], &BTreeMap::new())
+    binder.take(&lock, kind, &planned, &[], &Wishes::default())
 }
 
 fn drivers(host: &Host) -> [Option<String>; 2] {

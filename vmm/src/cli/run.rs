@@ -53,6 +53,8 @@ pub(crate) struct RunArgs {
     ///                           IDs for the guest instead of the device's
     ///   managed=auto|yes|no     take it from the host's driver, if the host can do
     ///                           without it, and give it back; auto: as root
+    ///   after=host|vfio         who has it when the guest is over, where strait took it from
+    ///                           a driver: that driver, or vfio-pci until strait unbind
     ///   reset=auto|none|METHOD  how it is reset: METHOD is one of the kernel's for it
     ///                           (flr, pm, bus, device_specific, ...), none is not at all
     ///   raw-config=off|on       the guest may write what lies in extended configuration

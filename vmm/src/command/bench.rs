@@ -22,7 +22,7 @@ mod table;
 mod watch;
 mod work;
 
-use std::{collections::BTreeMap, env, fs, path::PathBuf, process::Command, time::Duration};
+use std::{env, fs, path::PathBuf, process::Command, time::Duration};
 
 use strait_resources::{
     codes,
@@ -44,7 +44,7 @@ use self::{
     watch::{Files, Meters, Seen},
 };
 use crate::{
-    binding::{Binder, Guard},
+    binding::{Binder, Guard, Wishes},
     builder::internal,
     cli::{BenchArgs, BenchCommand},
     config, phases, report, signals,
@@ -243,7 +243,7 @@ impl Bench {
         if planned.take.is_empty() {
             return Ok(None);
         }
-        self.binder.take(&lock, Kind::Bind, &planned, &[], &BTreeMap::new()).map(Some)
+        self.binder.take(&lock, Kind::Bind, &planned, &[], &Wishes::default()).map(Some)
     }
 
     fn host(&self, round: u32) -> Result<Seen, Failure> {

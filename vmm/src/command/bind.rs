@@ -4,7 +4,7 @@ mod json;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::fmt::Write as _;
 
 use strait_resources::{
     codes,
@@ -19,7 +19,7 @@ use strait_resources::{
 
 use self::json::Answer;
 use crate::{
-    binding::{self, Binder, Undone, View},
+    binding::{self, Binder, Undone, View, Wishes},
     cli::{BindArgs, ChangeArgs, UnbindArgs},
     report,
 };
@@ -103,7 +103,7 @@ fn bound(view: &View, binder: Option<&Binder>, args: &BindArgs) -> Result<Done, 
         let _ = writeln!(text, "{} is on {driver} already", function.bdf);
     }
     if !planned.take.is_empty() {
-        binder.take(&lock, Kind::Bind, &planned, &[], &BTreeMap::new())?.keep()?;
+        binder.take(&lock, Kind::Bind, &planned, &[], &Wishes::default())?.keep()?;
         went(&mut text, &planned);
         let _ = writeln!(text, "back with: strait unbind {}", args.functions.join(" "));
     }

@@ -39,6 +39,8 @@ struct Device {
     group: Option<u32>,
     /// The driver that it goes back to; `null`: it stays on VFIO, or had none.
     driver_before: Option<String>,
+    /// Only `strait unbind` gives it back: `strait bind` took it, or it was passed with `after=vfio`.
+    stays: bool,
     /// The host's framebuffer that had to let go of it.
     framebuffer: Option<String>,
 }
@@ -65,10 +67,12 @@ fn owner(journal: Journal, lives: bool) -> Option<Owner> {
         _ if lives => ("running", Some(journal.process.pid)),
         _ => ("dead", Some(journal.process.pid)),
     };
+    let bound = state == "bound";
     let device = |entry: Entry| Device {
         bdf: entry.bdf.to_string(),
         group: entry.group,
         driver_before: entry.before.and_then(|before| before.driver).map(String::from),
+        stays: bound || entry.stays,
         framebuffer: entry.screen.map(|screen| screen.name.into()),
     };
     let entries = journal.functions.into_iter();
@@ -88,6 +92,9 @@ fn table(owners: &[Owner]) -> String {
         let _ = writeln!(text, "{pid:>7}  {state:<7}  {}", command.join(" "));
         for device in devices {
             let back = match &device.driver_before {
+                Some(driver) if device.stays && *state != "bound" => {
+                    format!("  stays on vfio-pci, strait unbind gives it back to {driver}")
+                }
                 Some(driver) => format!("  goes back to {driver}"),
                 None => String::new(),
             };
@@ -135,6 +142,16 @@ mod tests {
              \x20     -  bound    strait x\n\
              \x20                   0000:3b:00.0  group 31  goes back to nouveau\n"
         );
+    }
+
+    #[test]
+    fn table_and_json_show_what_stays_on_vfio() {
+        let mut journal = journal("run", false, NOUVEAU);
+        journal.functions[0].stays = true;
+        let running = owner(journal, true).unwrap();
+        assert_eq!(serde_json::to_value(&running).unwrap()["devices"][0]["stays"], true);
+        let says = "  stays on vfio-pci, strait unbind gives it back to nouveau\n";
+        assert!(table(&[running]).ends_with(says));
     }
 
     #[test]

@@ -11,9 +11,9 @@ use strait_resources::{
     selector::{self, Selector},
 };
 
-use super::{Identity, Managed, RomChoice, VfioConfig, bad_value, choice, list::List};
+use super::{After, Identity, Managed, RomChoice, VfioConfig, bad_value, choice, list::List};
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "id",
     "guest-address",
     "rom",
@@ -21,6 +21,7 @@ const KEYS: [&str; 14] = [
     "managed",
     "reset",
     "raw-config",
+    "after",
     "vendor-id",
     "device-id",
     "sub-vendor-id",
@@ -31,6 +32,7 @@ const KEYS: [&str; 14] = [
 ];
 const MANAGED_CHOICES: &[(&str, Managed)] =
     &[("auto", Managed::Auto), ("yes", Managed::Yes), ("no", Managed::No)];
+const AFTER_CHOICES: &[(&str, After)] = &[("host", After::Host), ("vfio", After::Vfio)];
 const SWITCH: &[(&str, bool)] = &[("off", false), ("on", true)];
 const ID_MAX: usize = 32;
 
@@ -55,7 +57,8 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
     let (mut id, mut expect, mut rom) = (None, None, RomChoice::default());
     let (mut guest_bus, mut guest_function) = (None, None);
     let (mut reset, mut raw_config) = (Choice::default(), false);
-    let (mut managed, mut identity) = (Managed::default(), Identity::default());
+    let (mut managed, mut after) = (Managed::default(), After::default());
+    let mut identity = Identity::default();
     for (key, value) in list.pairs {
         match key {
             "host" | "sysfs" | "slot" if selector.is_some() => {
@@ -67,6 +70,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
             "id" => id = Some(name(value)?),
             "managed" => managed = choice("--vfio managed=", Some(&value), MANAGED_CHOICES)?,
             "reset" => reset = choice("--vfio reset=", Some(&value), CHOICES)?,
+            "after" => after = choice("--vfio after=", Some(&value), AFTER_CHOICES)?,
             "raw-config" => raw_config = choice("--vfio raw-config=", Some(&value), SWITCH)?,
             "expect" => expect = Some(ids(&value)?),
             "vendor-id" => identity.vendor = Some(vendor_id(key, &value)?),
@@ -106,6 +110,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
         managed,
         reset,
         raw_config,
+        after,
         identity,
     })
 }
@@ -306,6 +311,7 @@ mod tests {
             managed: Managed::Auto,
             reset: Choice::Auto,
             raw_config: false,
+            after: After::Host,
             identity: Identity::default(),
         };
         assert_eq!(one("3b:00.0"), bare);
@@ -324,6 +330,8 @@ mod tests {
         assert_eq!(one("3b:00,reset=none").reset, Choice::Off);
         assert_eq!(one("3b:00,reset=flr").reset, Choice::Only("flr"));
         assert_eq!(one("3b:00,rom=off").rom, RomChoice::Off);
+        assert_eq!(one("3b:00,after=vfio").after, After::Vfio);
+        assert_eq!(one("3b:00,after=host").after, After::Host);
         assert!(one("3b:00,raw-config=on").raw_config && !one("3b:00,raw-config=off").raw_config);
         assert_eq!(one("3b:00,rom=on").rom, RomChoice::On);
         assert_eq!(one("3b:00,rom=./on").rom, RomChoice::File("./on".into()));
@@ -377,6 +385,7 @@ mod tests {
             ("3b:00.0,guest-addr=05:00", "E2002", "did you mean guest-address=?"),
             ("3b:00.0,managed=maybe", "E2003", "auto, yes"),
             ("3b:00.0,reset=hard", "E2003", "auto, none, flr"),
+            ("3b:00.0,after=none", "E2003", "host, vfio"),
             ("3b:00.0,raw-config=yes", "E2003", "off, on"),
             ("3b:00.0,romfile=x", "E2002", "rom"),
         ] {

@@ -73,7 +73,7 @@ mod tests {
     use strait_resources::host::{fixture::Tree, reset::Choice};
 
     use super::*;
-    use crate::config::Managed;
+    use crate::config::{After, Managed};
 
     /// The GPU of a fixture, and what a user says of its ROM.
     fn choice(rom: RomChoice, first: bool) -> Result<RomSource, Failure> {
@@ -89,6 +89,7 @@ mod tests {
             reset: Choice::Auto,
             managed: Managed::No,
             raw_config: false,
+            after: After::Host,
             identity: Identity::default(),
         };
         choose(&tree.sysroot(), &device, first, &function).map(|(source, _)| source)

@@ -17,7 +17,7 @@ use strait_resources::{
 
 use super::{QUIET, STRONG, labelled, shortened};
 use crate::{
-    config::{BootMode, Cpu, Hide, Identity, Idle, Pages, Pin, RunConfig, Serial, Smbios},
+    config::{After, BootMode, Cpu, Hide, Identity, Idle, Pages, Pin, RunConfig, Serial, Smbios},
     looked::PeerDma,
     passthrough::Extra,
     smbios::uuid_text,
@@ -219,6 +219,9 @@ fn extras(text: &mut String, extra: Extra) {
         let widths: Vec<String> = extra.atomics.widths().iter().map(u8::to_string).collect();
         let words = format!("of {} bits, completed by the host's root port", widths.join(", "));
         line(text, "atomics", &words);
+    }
+    if extra.after == After::Vfio {
+        line(text, "after", "stays on vfio-pci until strait unbind (after=vfio)");
     }
     if extra.raw_config {
         line(
@@ -437,7 +440,7 @@ mod tests {
         let names = Names::load(&Sysroot::at(nowhere.path()));
         let flr = Way::Alone(vec!["flr".to_owned(), "bus".to_owned()]);
         let all: Vec<_> = hosts.iter().map(|host| (host, Identity::default(), &flr)).collect();
-        let extra = |_| Extra { raw_config: true, ..Extra::default() };
+        let extra = |_| Extra { raw_config: true, after: After::Vfio, ..Extra::default() };
         let p2p = PeerDma::decide(P2p::Auto, hosts.len());
         strip_str(&render(&config(), &names, &all, extra, &plan(hosts), p2p)).to_string()
     }
@@ -450,6 +453,7 @@ mod tests {
             "01:00.0, Xorg BusID \"PCI:1:0:0\", behind root port 00:",
             "VGA controller, IOMMU group 13, driver vfio-pci, NUMA node 1\n",
             "reset       flr, then bus\n",
+            "after       stays on vfio-pci until strait unbind",
             "config      writes outside of capabilities reach the device",
             "INTA, MSI (16), MSI-X (9)",
             "BAR 0       32-bit                  16 MiB  0x",

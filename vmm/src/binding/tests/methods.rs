@@ -15,12 +15,17 @@ fn resettable() -> Host {
     host
 }
 
+fn resets(wanted: &str) -> Wishes {
+    let methods = BTreeMap::from([(GPU.parse().unwrap(), wanted.to_owned())]);
+    Wishes { methods, ..Wishes::default() }
+}
+
 fn take(host: &Host, wanted: &str) -> Result<Guard, Failure> {
     let binder = host.binder();
     let lock = binder.lock()?;
     let planned = binder.plan(&[host.find(GPU)], &Allowed::default())?;
-    let methods = BTreeMap::from([(GPU.parse().unwrap(), wanted.to_owned())]);
-    binder.take(&lock, Kind::Run, &planned, &[], &methods)
+    let wishes = resets(wanted);
+    binder.take(&lock, Kind::Run, &planned, &[], &wishes)
 }
 
 #[test]
@@ -64,9 +69,9 @@ fn p1_function_on_vfio_has_only_its_list_changed() {
     std::os::unix::fs::symlink("../../../../bus/pci/drivers/vfio-pci", driver).unwrap();
     let binder = host.binder();
     let lock = binder.lock().unwrap();
-    let methods = BTreeMap::from([(GPU.parse().unwrap(), "pm".to_owned())]);
+    let wishes = resets("pm");
     let (others, planned) = ([host.find(GPU)], Bindable::default());
-    let guard = binder.take(&lock, Kind::Run, &planned, &others, &methods).unwrap();
+    let guard = binder.take(&lock, Kind::Run, &planned, &others, &wishes).unwrap();
     drop(lock);
     assert_eq!(list(&host), "pm");
     drop(guard);

@@ -14,7 +14,7 @@ fn take(host: &Host, kind: Kind) -> Result<Guard, Failure> {
     let lock = binder.lock()?;
     let allowed = Allowed { release_fb: true, ..Allowed::default() };
     let planned = binder.plan(&[host.find(GPU)], &allowed)?;
-    binder.take(&lock, kind, &planned, &[], &BTreeMap::new())
+    binder.take(&lock, kind, &planned, &[], &Wishes::default())
 }
 
 #[test]

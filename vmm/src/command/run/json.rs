@@ -157,6 +157,7 @@ struct Device {
     shown_as: Option<String>,
     interrupts: String,
     raw_config: bool,
+    after: &'static str,
     atomics: Vec<u8>,
     reset: Reset,
     bars: Vec<Bar>,
@@ -349,6 +350,7 @@ fn device(draft: &Draft, names: &Names, port: &PortPlan, function: &FunctionPlan
     let known = draft.selection.shown().find(|(host, ..)| host.bdf == function.host);
     let host = known.map(|(host, ..)| host);
     let of = |what: fn(&HostFunction) -> String| host.map(what).unwrap_or_default();
+    let extra = draft.selection.extra(function.host);
     Device {
         bdf: function.host.to_string(),
         ids: of(HostFunction::id),
@@ -360,8 +362,9 @@ fn device(draft: &Draft, names: &Names, port: &PortPlan, function: &FunctionPlan
         numa_node: host.and_then(|host| host.numa_node),
         shown_as: known.and_then(|(host, ids, _)| guest::shown_as((host.vendor, host.device), ids)),
         interrupts: of(dry_run::interrupts),
-        raw_config: draft.selection.extra(function.host).raw_config,
-        atomics: draft.selection.extra(function.host).atomics.widths(),
+        raw_config: extra.raw_config,
+        after: extra.after.word(),
+        atomics: extra.atomics.widths(),
         reset: reset(known.map_or(&Way::None, |(.., way)| way)),
         bars: function.bars.iter().map(bar).collect(),
     }
