@@ -61,6 +61,7 @@ codes! {
     E1124 4 "the device is behind a controller that does its DMA"
     E1125 4 "a file that root acts on is not root's alone"
     E1126 0 "a journal is left alone"
+    E1127 4 "a driver of the host would get a device that nothing resets"
     E1128 0 "the host is not kept apart from a device of guests"
     E1201 5 "64-bit BARs do not fit"
     E1202 5 "32-bit BARs do not fit"

@@ -225,6 +225,8 @@ pub(crate) struct VfioConfig {
     pub(crate) raw_config: bool,
     /// Who has it when the guest is over, where strait took it from a driver.
     pub(crate) after: After,
+    /// A driver of the host may get the device as its guest left it, where nothing resets it.
+    pub(crate) trust_guest: bool,
     /// IDs that the guest sees instead of the device's; with a whole slot, on its first function.
     pub(crate) identity: Identity,
 }

@@ -102,6 +102,8 @@ pub(crate) struct Extra {
     pub(crate) raw_config: bool,
     /// See [`VfioConfig::after`].
     pub(crate) after: After,
+    /// See [`VfioConfig::trust_guest`].
+    pub(crate) trust_guest: bool,
     /// AtomicOps that its root port completes.
     pub(crate) atomics: AtomicOps,
 }
@@ -109,8 +111,8 @@ pub(crate) struct Extra {
 impl Extra {
     /// What the user wants of the device; its root port is not known yet.
     fn of(device: &VfioConfig) -> Self {
-        let VfioConfig { raw_config, after, .. } = *device;
-        Self { raw_config, after, ..Self::default() }
+        let VfioConfig { raw_config, after, trust_guest, .. } = *device;
+        Self { raw_config, after, trust_guest, ..Self::default() }
     }
 }
 

@@ -38,8 +38,13 @@ fn newcomer() -> Tree {
         group: Some(8),
         ..Function::default()
     });
+    // As Linux 5.15 and later have it for a NIC of the chipset and for a card alone behind its port.
+    tree.file("/sys/bus/pci/devices/0000:00:02.0/reset_method", "pm\n");
+    tree.file(RESETS, "bus\n");
     tree
 }
+
+const RESETS: &str = "/sys/bus/pci/devices/0000:01:00.0/reset_method";
 
 /// Exit status and answer.
 fn strait(tree: &Tree, words: &[&str]) -> (i32, String) {
@@ -73,6 +78,7 @@ fn whole_card_is_named_by_its_slot_and_json_has_the_same_commands() {
         group: Some(8),
         ..Function::default()
     });
+    tree.file("/sys/bus/pci/devices/0000:01:00.1/reset_method", "pm\n");
     let (_, text) = strait(&tree, &["doctor"]);
     let told = commands(&text);
     assert_eq!(told[0], "strait doctor 01:00", "{text}");
@@ -83,6 +89,33 @@ fn whole_card_is_named_by_its_slot_and_json_has_the_same_commands() {
     let next: Vec<&str> =
         answer["next"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert_eq!(next, told);
+}
+
+/// A run without a word for it is refused; the command that is printed has the word.
+#[test]
+fn device_that_nothing_resets_fails_and_the_next_command_keeps_it_on_vfio() {
+    let tree = newcomer();
+    tree.file(RESETS, "\n");
+    let (status, text) = strait(&tree, &["doctor", "01:00.0"]);
+    assert_eq!(status, 4, "{text}");
+    assert!(text.starts_with("FAIL  reset: nouveau would get 0000:01:00.0 back"), "{text}");
+    let next = commands(&text);
+    assert!(next[1].ends_with(" --vfio 01:00.0,after=vfio"), "{text}");
+    let back = "strait unbind 01:00.0 gives it back\nto nouveau.";
+    assert!(text.contains("it stays on vfio-pci afterwards: ") && text.contains(back), "{text}");
+    // The first device that comes to mind, and nobody named it.
+    assert!(commands(&strait(&tree, &["doctor"]).1)[2].ends_with("--vfio 01:00.0,after=vfio"));
+    // A file says for itself.
+    tree.file("/vmlinuz", "");
+    let at = |name: &str| tree.sysroot().path(name).display().to_string();
+    let file = at("/vm.toml");
+    for (key, right) in [("", 4), ("after = 'vfio'", 0), ("trust-guest = true", 0)] {
+        let kernel = at("/vmlinuz");
+        let toml = format!("kernel = '{kernel}'\n[[vfio]]\nhost = '10de:1e07'\n{key}\n");
+        tree.file("/vm.toml", toml);
+        let (status, text) = strait(&tree, &["doctor", "--config", &file]);
+        assert_eq!(status, right, "{key}: {text}");
+    }
 }
 
 #[test]

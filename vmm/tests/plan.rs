@@ -38,6 +38,7 @@ fn host() -> Tree {
     let audio = "/sys/bus/pci/devices/0000:3b:00.1/driver";
     tree.remove(audio);
     tree.link(audio, "../../../bus/pci/drivers/snd_hda_intel");
+    tree.file("/sys/bus/pci/devices/0000:3b:00.1/reset_method", "pm\n");
     tree
 }
 
@@ -175,8 +176,16 @@ fn r33_boot_display_needs_a_flag_before_a_run_takes_it() {
     let (status, _, told) = dry_run(&tree, &["--vfio", "03:00.0"]);
     assert_eq!(status, 4, "{told}");
     assert!(told.contains("E1104") && told.contains("--allow-boot-vga"), "{told}");
+    // Nothing resets the BMC's display.
     let (status, _, told) = dry_run(&tree, &["--vfio", "03:00.0", "--allow-boot-vga"]);
+    assert!(
+        status == 4 && told.contains("error[E1127]: ast would get 0000:03:00.0 back"),
+        "{told}"
+    );
+    let word = "03:00.0,after=vfio";
+    let (status, text, told) = dry_run(&tree, &["--vfio", word, "--allow-boot-vga"]);
     assert_eq!(status, 0, "{told}");
+    assert!(text.contains("  after       stays on vfio-pci until strait unbind"), "{text}");
     assert!(told.contains("note: 0000:03:00.0 would be taken from ast\n"), "{told}");
     // The two cards are on VFIO already, and nothing shows the host's console.
     let dark = "warning[E1118]: the host has no display but 0000:03:00.0: its console goes dark\n";

@@ -205,6 +205,21 @@ pub fn warning(bdf: Bdf, way: &Way) -> Option<Warning> {
     Some(Failure::new(&codes::E1405, cause, fix))
 }
 
+/// Refuses (E1127) to give a function back to the driver that has it now when nothing resets it after the guest. One without
+/// a driver goes back to none, and one that is on VFIO stays there.
+pub fn given_back(function: &HostFunction, way: &Way) -> Result<(), Failure> {
+    let keeps = matches!(way, Way::Shared(_) | Way::None | Way::Off);
+    let Some(driver) = function.driver.as_deref().filter(|_| keeps && !function.is_on_vfio())
+    else {
+        return Ok(());
+    };
+    let bdf = function.bdf;
+    let cause =
+        format!("{driver} would get {bdf} back as the guest leaves it: nothing resets it ({way})");
+    let fix = "say after=vfio: it stays on vfio-pci; or trust-guest=on for a guest that is trusted";
+    Err(Failure::new(&codes::E1127, cause, fix))
+}
+
 fn list(others: &[Neighbour]) -> String {
     let name = |other: &Neighbour| {
         let driver = other.driver.as_deref().unwrap_or("no driver");
@@ -304,6 +319,25 @@ mod tests {
         tree.function(&Function::default());
         tree.file("/sys/bus/pci/devices/0000:00:02.0/reset", "");
         assert_eq!(way_of(&tree, &["0000:00:02.0"]), Way::Alone(Vec::new()));
+    }
+
+    #[test]
+    fn driver_of_the_host_gets_back_only_what_is_reset() {
+        let given = |tree: &Tree, bdf: &str, way: &Way| given_back(&find(tree, bdf), way);
+        let tree = pair("\n");
+        let shared = way_of(&tree, &[NIC]);
+        for way in [shared, Way::None, Way::Off] {
+            let refused = given(&tree, NIC, &way).unwrap_err();
+            assert_eq!((refused.code.id, refused.code.exit), ("E1127", 4));
+            assert!(refused.cause.starts_with("e1000 would get 0000:01:02.0 back"), "{way}");
+            // It is on VFIO: no driver gets it.
+            assert!(given(&tree, CARD, &way).is_ok(), "{way}");
+        }
+        for way in [Way::Alone(vec!["flr".to_owned()]), way_of(&tree, &[NIC, CARD])] {
+            assert!(given(&tree, NIC, &way).is_ok(), "{way}");
+        }
+        tree.remove("/sys/bus/pci/devices/0000:01:02.0/driver");
+        assert!(given(&tree, NIC, &Way::None).is_ok());
     }
 
     fn choose(

@@ -11,6 +11,8 @@ use strait_resources::{
         check::{Allowed, Bindable},
         framebuffer,
         pci::HostFunction,
+        reset,
+        sysroot::Sysroot,
     },
 };
 
@@ -18,7 +20,7 @@ use super::{Binder, Guard, Kind, View, Wishes, methods};
 use crate::{
     builder::internal,
     config::{After, Managed, RunConfig},
-    passthrough::{Candidates, Selection},
+    passthrough::{Candidates, Reset, Selection},
     report, signals,
 };
 
@@ -56,6 +58,10 @@ pub(crate) fn look<'a>(
     };
     let allowed = Allowed { boot_vga: config.allow_boot_vga, release_fb: config.release_fb };
     let planned = view.plan(&managed, &allowed)?;
+    let refused = unreset(view.sysroot(), &candidates)?;
+    if let Some((_, refused)) = refused.into_iter().find(|(bdf, _)| planned.takes(*bdf)) {
+        return Err(refused);
+    }
     Ok((candidates, Found { managed, planned, wishes, allowed }))
 }
 
@@ -121,6 +127,21 @@ fn wishes(
     }
     let staying = candidates.functions().filter(|(_, device)| device.after == After::Vfio);
     Ok(Wishes { methods, stays: staying.map(|(function, _)| function.bdf).collect() })
+}
+
+/// The functions whose driver would get them back as a guest leaves them, without the user's consent, and the refusals.
+pub(crate) fn unreset(
+    sysroot: &Sysroot,
+    candidates: &Candidates<'_>,
+) -> Result<Vec<(Bdf, Failure)>, Failure> {
+    let resets = candidates.resets(sysroot)?;
+    let all = candidates.functions().zip(resets);
+    let refused = all.filter_map(|((function, device), Reset { way, .. })| {
+        let goes_back = device.after == After::Host && !device.trust_guest;
+        let refused = reset::given_back(function, &way).err().filter(|_| goes_back)?;
+        Some((function.bdf, refused))
+    });
+    Ok(refused.collect())
 }
 
 /// --release-fb changes drivers of the host: only root may, and only with a device whose bindings are strait's matter.

@@ -50,7 +50,7 @@ use strait_resources::{
     journal::{Entry, Journal, Kind, Methods, boot_id},
 };
 
-pub(crate) use for_run::{Found, look, registered};
+pub(crate) use for_run::{Found, look, registered, unreset};
 pub(crate) use guard::Guard;
 pub(crate) use recover::Undone;
 pub(crate) use rule::rule_file;

@@ -55,6 +55,8 @@ pub(crate) struct RunArgs {
     ///                           without it, and give it back; auto: as root
     ///   after=host|vfio         who has it when the guest is over, where strait took it from
     ///                           a driver: that driver, or vfio-pci until strait unbind
+    ///   trust-guest=off|on      the driver may have it back although nothing resets it: what
+    ///                           the guest left is still in it
     ///   reset=auto|none|METHOD  how it is reset: METHOD is one of the kernel's for it
     ///                           (flr, pm, bus, device_specific, ...), none is not at all
     ///   raw-config=off|on       the guest may write what lies in extended configuration

@@ -58,7 +58,7 @@ pub(crate) fn run(args: &DoctorArgs, verbose: u8) -> Result<u8, Failure> {
         Some(machine) => machine.fits(&sysroot),
         None => machine::fits(&sysroot, &chosen),
     };
-    add(&mut findings, fits.into_iter().collect());
+    add(&mut findings, fits);
     let plan = match args.fix_plan {
         true => Some(doctor::fix_plan(&sysroot, &chosen)?),
         false => None,

@@ -13,7 +13,7 @@ use strait_resources::{
 
 use super::{After, Identity, Managed, RomChoice, VfioConfig, bad_value, choice, list::List};
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "id",
     "guest-address",
     "rom",
@@ -22,6 +22,7 @@ const KEYS: [&str; 15] = [
     "reset",
     "raw-config",
     "after",
+    "trust-guest",
     "vendor-id",
     "device-id",
     "sub-vendor-id",
@@ -57,7 +58,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
     let (mut id, mut expect, mut rom) = (None, None, RomChoice::default());
     let (mut guest_bus, mut guest_function) = (None, None);
     let (mut reset, mut raw_config) = (Choice::default(), false);
-    let (mut managed, mut after) = (Managed::default(), After::default());
+    let (mut managed, mut after, mut trust_guest) = (Managed::default(), After::default(), false);
     let mut identity = Identity::default();
     for (key, value) in list.pairs {
         match key {
@@ -71,6 +72,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
             "managed" => managed = choice("--vfio managed=", Some(&value), MANAGED_CHOICES)?,
             "reset" => reset = choice("--vfio reset=", Some(&value), CHOICES)?,
             "after" => after = choice("--vfio after=", Some(&value), AFTER_CHOICES)?,
+            "trust-guest" => trust_guest = choice("--vfio trust-guest=", Some(&value), SWITCH)?,
             "raw-config" => raw_config = choice("--vfio raw-config=", Some(&value), SWITCH)?,
             "expect" => expect = Some(ids(&value)?),
             "vendor-id" => identity.vendor = Some(vendor_id(key, &value)?),
@@ -111,6 +113,7 @@ fn parse(text: &str) -> Result<VfioConfig, Failure> {
         reset,
         raw_config,
         after,
+        trust_guest,
         identity,
     })
 }
@@ -312,6 +315,7 @@ mod tests {
             reset: Choice::Auto,
             raw_config: false,
             after: After::Host,
+            trust_guest: false,
             identity: Identity::default(),
         };
         assert_eq!(one("3b:00.0"), bare);
@@ -332,6 +336,7 @@ mod tests {
         assert_eq!(one("3b:00,rom=off").rom, RomChoice::Off);
         assert_eq!(one("3b:00,after=vfio").after, After::Vfio);
         assert_eq!(one("3b:00,after=host").after, After::Host);
+        assert!(one("3b:00,trust-guest=on").trust_guest && !one("3b:00").trust_guest);
         assert!(one("3b:00,raw-config=on").raw_config && !one("3b:00,raw-config=off").raw_config);
         assert_eq!(one("3b:00,rom=on").rom, RomChoice::On);
         assert_eq!(one("3b:00,rom=./on").rom, RomChoice::File("./on".into()));
@@ -386,6 +391,7 @@ mod tests {
             ("3b:00.0,managed=maybe", "E2003", "auto, yes"),
             ("3b:00.0,reset=hard", "E2003", "auto, none, flr"),
             ("3b:00.0,after=none", "E2003", "host, vfio"),
+            ("3b:00.0,trust-guest=1", "E2003", "off, on"),
             ("3b:00.0,raw-config=yes", "E2003", "off, on"),
             ("3b:00.0,romfile=x", "E2002", "rom"),
         ] {

@@ -30,6 +30,9 @@ fn bzimage_of_32_bits() -> Vec<u8> {
     image
 }
 
+/// How the function is reset that a run has to take.
+const RESETS: &str = "/sys/bus/pci/devices/0000:3b:00.1/reset_method";
+
 /// A host with two cards of which one has a function on a driver of the host: a run has to take it.
 fn host() -> Tree {
     let tree = Tree::two_cards();
@@ -43,6 +46,7 @@ fn host() -> Tree {
     let driver = "/sys/bus/pci/devices/0000:3b:00.1/driver";
     tree.remove(driver);
     tree.link(driver, "../../../bus/pci/drivers/snd_hda_intel");
+    tree.file(RESETS, "flr\n");
     tree.file("/vmlinux", vmlinux(8));
     tree.file("/initramfs", "initramfs");
     tree
@@ -145,6 +149,41 @@ fn dry_run_and_run_refuse_the_same_before_the_first_change() {
             assert_eq!(found[0], Some(code), "{words:?}");
         }
     }
+}
+
+/// It goes back to a driver of the host as a guest leaves it: only with the user's word.
+#[test]
+fn function_that_nothing_resets_is_refused_by_both_unless_it_stays_or_the_guest_is_trusted() {
+    let tree = host();
+    // QEMU's edu, a bridge, and cards of the PCI bus have no reset of their own; on a root bus there is no other.
+    tree.file(RESETS, "\n");
+    assert_eq!(codes(&tree, &[]), [Some("E1127"); 2]);
+    let other = |words: &str| {
+        let word = format!("--vfio=3b:00,{words}");
+        let line = [tree.sysroot().path("/vmlinux").display().to_string(), word];
+        let line = [
+            "strait".to_owned(),
+            "run".to_owned(),
+            format!("--kernel={}", line[0]),
+            line[1].clone(),
+        ];
+        let line: Vec<_> = line.iter().map(Into::into).collect();
+        let config = RunConfig::meaning(twin::read_line(&line).unwrap()).unwrap();
+        look(&View::at(tree.sysroot()), None, &config).err().map(|failure| failure.code.id)
+    };
+    assert_eq!((other("after=vfio"), other("trust-guest=on")), (None, None));
+    assert_eq!(other("after=host,trust-guest=off"), Some("E1127"));
+    // The user forbids the reset that there would be.
+    tree.file(RESETS, "flr\n");
+    for function in 0..4 {
+        tree.file(&format!("/sys/bus/pci/devices/0000:3b:00.{function}/reset_method"), "flr\n");
+    }
+    assert_eq!((other("reset=auto"), other("reset=none")), (None, Some("E1127")));
+    assert_eq!(other("reset=none,after=vfio"), None);
+    // No driver gets it back.
+    tree.file(RESETS, "\n");
+    tree.remove("/sys/bus/pci/devices/0000:3b:00.1/driver");
+    assert_eq!(codes(&tree, &[]), [None; 2]);
 }
 
 #[test]

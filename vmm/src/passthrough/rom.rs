@@ -90,6 +90,7 @@ mod tests {
             managed: Managed::No,
             raw_config: false,
             after: After::Host,
+            trust_guest: false,
             identity: Identity::default(),
         };
         choose(&tree.sysroot(), &device, first, &function).map(|(source, _)| source)

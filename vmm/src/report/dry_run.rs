@@ -223,6 +223,9 @@ fn extras(text: &mut String, extra: Extra) {
     if extra.after == After::Vfio {
         line(text, "after", "stays on vfio-pci until strait unbind (after=vfio)");
     }
+    if extra.trust_guest {
+        line(text, "trust", "goes back to the host even where nothing resets it (trust-guest=on)");
+    }
     if extra.raw_config {
         line(
             text,
@@ -440,7 +443,12 @@ mod tests {
         let names = Names::load(&Sysroot::at(nowhere.path()));
         let flr = Way::Alone(vec!["flr".to_owned(), "bus".to_owned()]);
         let all: Vec<_> = hosts.iter().map(|host| (host, Identity::default(), &flr)).collect();
-        let extra = |_| Extra { raw_config: true, after: After::Vfio, ..Extra::default() };
+        let extra = |_| Extra {
+            raw_config: true,
+            after: After::Vfio,
+            trust_guest: true,
+            ..Extra::default()
+        };
         let p2p = PeerDma::decide(P2p::Auto, hosts.len());
         strip_str(&render(&config(), &names, &all, extra, &plan(hosts), p2p)).to_string()
     }
@@ -454,6 +462,7 @@ mod tests {
             "VGA controller, IOMMU group 13, driver vfio-pci, NUMA node 1\n",
             "reset       flr, then bus\n",
             "after       stays on vfio-pci until strait unbind",
+            "trust       goes back to the host even where nothing resets it",
             "config      writes outside of capabilities reach the device",
             "INTA, MSI (16), MSI-X (9)",
             "BAR 0       32-bit                  16 MiB  0x",

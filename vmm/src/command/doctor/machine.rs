@@ -14,6 +14,7 @@ use strait_resources::{
 
 use super::{add, passed, refused};
 use crate::{
+    binding,
     config::{Pages, RunConfig, twin},
     looked::{check_cpu, dry_plan},
     passthrough::{Candidates, Selection},
@@ -70,8 +71,8 @@ impl Machine {
         add(findings, found);
     }
 
-    /// Check 24: the plan of a dry run.
-    pub(super) fn fits(&self, sysroot: &Sysroot) -> Option<Finding> {
+    /// Check 24: the plan of a dry run; check 27: what its devices are when it is over.
+    pub(super) fn fits(&self, sysroot: &Sysroot) -> Vec<Finding> {
         planned(sysroot, &self.config)
     }
 
@@ -88,26 +89,34 @@ impl Machine {
     }
 }
 
-/// Check 24 for a guest with these devices and little memory.
-pub(super) fn fits(sysroot: &Sysroot, chosen: &[HostFunction]) -> Option<Finding> {
+/// Checks 24 and 27 for a guest with these devices and little memory.
+pub(super) fn fits(sysroot: &Sysroot, chosen: &[HostFunction]) -> Vec<Finding> {
     let words = ["strait", "run", "--kernel=vmlinuz"].map(OsString::from);
     let devices = chosen.iter().map(|function| format!("--vfio={}", function.bdf).into());
     let line: Vec<OsString> = words.into_iter().chain(devices).collect();
-    let args = twin::read_line(&line).ok()?;
-    planned(sysroot, &RunConfig::meaning(args).ok()?)
+    let config = twin::read_line(&line).and_then(RunConfig::meaning);
+    config.map_or_else(|_| Vec::new(), |config| planned(sysroot, &config))
 }
 
 /// A host without an IOMMU, or a device that is not there, another check has told.
-fn planned(sysroot: &Sysroot, config: &RunConfig) -> Option<Finding> {
+fn planned(sysroot: &Sysroot, config: &RunConfig) -> Vec<Finding> {
     const SPACE: (u8, &str) = (24, "address space");
     const SOURCE: &str = "resource, /proc/cpuinfo, reserved_regions";
+    const RESET: (u8, &str) = (27, "reset");
     if config.vfio.is_empty() {
-        return None;
+        return Vec::new();
     }
-    let candidates = Candidates::find(sysroot, &config.vfio).ok()?;
-    let selection = Selection::of(sysroot, candidates, true).ok()?;
-    Some(match dry_plan(sysroot, config, &selection) {
+    let Ok(candidates) = Candidates::find(sysroot, &config.vfio) else { return Vec::new() };
+    let unreset = binding::unreset(sysroot, &candidates).unwrap_or_default();
+    let reset = |(bdf, failure)| Finding {
+        device: Some(bdf),
+        ..refused(RESET, "reset_method, driver", failure)
+    };
+    let mut found: Vec<Finding> = unreset.into_iter().map(reset).collect();
+    let Ok(selection) = Selection::of(sysroot, candidates, true) else { return found };
+    found.push(match dry_plan(sysroot, config, &selection) {
         Ok(_) => passed(SPACE, SOURCE, "every BAR has a place in the guest".to_owned()),
         Err(failure) => refused(SPACE, SOURCE, failure),
-    })
+    });
+    found
 }

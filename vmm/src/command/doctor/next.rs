@@ -13,6 +13,7 @@ use strait_resources::{
         memory,
         needs::Needs,
         pci::HostFunction,
+        reset,
         sysroot::Sysroot,
     },
     names::Names,
@@ -59,7 +60,10 @@ pub(super) fn next(
         .filter_map(|function| entries.iter().find(|entry| entry.function.bdf == function.bdf))
         .collect();
     let mut failed = findings.iter().filter(|finding| finding.level == Level::Fail);
-    if failed.any(|finding| !ends_by_binding(finding, &chosen)) {
+    // The command line that is printed has the word for it; a file has not.
+    let by_word =
+        |finding: &Finding| config.is_none() && finding.code.is_some_and(|code| code.id == "E1127");
+    if failed.any(|finding| !by_word(finding) && !ends_by_binding(finding, &chosen)) {
         return mend(sysroot, &chosen);
     }
     if let Some(path) = config {
@@ -130,11 +134,13 @@ fn start(
     next: &mut Next,
 ) -> Result<(), Failure> {
     let words = short(devices);
+    let stays = !are_reset(sysroot, devices)?;
     if !looked_at {
         next.step("look at the device itself", format!("strait doctor {words}"));
     }
     let installed = kernels::installed(sysroot)?;
-    let line = run_line(sysroot, &installed, &words)?;
+    let keys = if stays { ",after=vfio" } else { "" };
+    let line = run_line(sysroot, &installed, &words, keys)?;
     next.step("look at the machine that it makes; nothing is touched", format!("{line} --dry-run"));
     let with = match &installed {
         Installed { kernel: None, .. } => {
@@ -145,11 +151,28 @@ fn start(
     };
     next.step(format!("{with}; Ctrl-A x ends it"), line);
     if let Some(from) = drivers(devices) {
-        next.after = format!(
-            "The guest has the device for as long as it runs; then it is back with {from}."
-        );
+        next.after = match stays {
+            false => format!(
+                "The guest has the device for as long as it runs; then it is back with {from}."
+            ),
+            true => format!(
+                "Nothing resets the device, so it stays on vfio-pci afterwards: strait unbind {words} gives it back to {from}."
+            ),
+        };
     }
     Ok(())
+}
+
+/// Does nothing that the guest leaves in them meet a driver of the host?
+fn are_reset(sysroot: &Sysroot, devices: &[&Entry]) -> Result<bool, Failure> {
+    let functions: Vec<HostFunction> = devices.iter().map(|entry| entry.function.clone()).collect();
+    for function in &functions {
+        let way = reset::way(sysroot, function, &functions)?;
+        if reset::given_back(function, &way).is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whose the devices are now; `None` when VFIO has them, or nobody.
@@ -269,7 +292,12 @@ fn memory_word(sysroot: &Sysroot) -> Result<&'static str, Failure> {
     Ok(sizes.iter().find(|(mib, _)| mib * MIB <= half).map_or("256M", |(_, word)| word))
 }
 
-fn run_line(sysroot: &Sysroot, installed: &Installed, words: &str) -> Result<String, Failure> {
+fn run_line(
+    sysroot: &Sysroot,
+    installed: &Installed,
+    words: &str,
+    keys: &str,
+) -> Result<String, Failure> {
     let kernel = installed.kernel.as_deref().unwrap_or("vmlinuz");
     let mut line = format!("strait run --kernel {kernel}");
     if let Some(initramfs) = &installed.initramfs {
@@ -277,7 +305,7 @@ fn run_line(sysroot: &Sysroot, installed: &Installed, words: &str) -> Result<Str
     }
     let _ = write!(line, " --memory {}", memory_word(sysroot)?);
     for word in words.split(' ') {
-        let _ = write!(line, " --vfio {word}");
+        let _ = write!(line, " --vfio {word}{keys}");
     }
     Ok(line)
 }
