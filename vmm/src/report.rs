@@ -18,6 +18,7 @@ use std::{
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use strait_arch::plan::Plan;
+use strait_devices::vfio::dma;
 use strait_resources::{bdf::Bdf, codes, failure::Failure, names::Names};
 
 use crate::{config::RunConfig, looked::PeerDma, passthrough::Selection};
@@ -190,9 +191,13 @@ fn sources(failure: &Failure) -> Vec<String> {
 }
 
 /// From now on a panic of any thread prints E9001 and ends the process with its status, after `restore` put back
-/// what must not stay as it is: the terminal.
+/// what must not stay as it is: the terminal. One that is caught, of a device that was pulled from the host while it was
+/// closed, is none.
 pub(crate) fn end_on_panic(restore: fn()) {
     panic::set_hook(Box::new(move |panic| {
+        if dma::is_closing() {
+            return;
+        }
         restore();
         let place = panic.location().map(|at| format!(" at {at}")).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("no message");
@@ -313,6 +318,30 @@ mod tests {
         assert_eq!(child.status.code(), Some(9), "{told}");
         let (before, after) = told.split_once("error[E9001]: panic at ").expect("no E9001");
         assert!(before.contains("restored") && after.contains(": by intent\n"), "{told}");
+    }
+
+    #[test]
+    fn panic_of_a_device_that_was_pulled_while_it_was_closed_ends_nothing() {
+        struct Pulled;
+        impl Drop for Pulled {
+            fn drop(&mut self) {
+                panic!("no link iommu_group in sysfs");
+            }
+        }
+        if env::var_os(CHILD).is_some() {
+            end_on_panic(|| eprintln!("restored"));
+            assert!(!dma::close(Pulled));
+            return;
+        }
+        let name =
+            "report::tests::panic_of_a_device_that_was_pulled_while_it_was_closed_ends_nothing";
+        let child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&child.stderr);
+        assert!(child.status.success() && !told.contains("restored"), "{told}");
     }
 
     #[derive(Debug, thiserror::Error)]

@@ -10,6 +10,7 @@
 
 #![allow(unsafe_code, reason = "gives memory of this process to devices")]
 
+mod closing;
 mod error;
 mod space;
 
@@ -28,8 +29,11 @@ use std::{
 use strait_resources::{bdf::Bdf, range::AddressRange};
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioOps};
 
-pub use self::error::DmaError;
 use self::space::{Space, Taken};
+pub use self::{
+    closing::{close, is_closing},
+    error::DmaError,
+};
 use super::{ioctl, kernel::KernelDevice};
 use crate::ports::HostMemory;
 
@@ -260,11 +264,18 @@ impl Drop for OpenDevice {
         // SAFETY: taken out once, here; the field is not used again.
         let device = unsafe { ManuallyDrop::take(&mut self.device) };
         let last = space.is_last_of(self.group);
-        // vfio-ioctls looks the group up in sysfs and panics when the device was pulled from the host.
+        let left_open = || {
+            // So do the mappings: for them the device stays.
+            log::warn!("{} is gone from the host; its group stays open", self.sysfs.display());
+        };
+        // vfio-ioctls looks the group up in sysfs and panics when the device was pulled from the host, which it may be
+        // after we have looked, too.
         let pulled = !group_of(&self.sysfs).is_ok_and(|group| group == self.group);
         if last && !pulled {
-            drop(device);
-            space.device_left(self.group);
+            match close(device) {
+                true => space.device_left(self.group),
+                false => left_open(),
+            }
             return;
         }
         let fd = device.as_raw_fd();
@@ -272,11 +283,9 @@ impl Drop for OpenDevice {
         drop(device);
         // SAFETY: a device that is apart from its container does not close its descriptor; we are the only owner.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
-        if last {
-            // So do the mappings: for them the device stays.
-            log::warn!("{} is gone from the host; its group stays open", self.sysfs.display());
-        } else {
-            space.device_left(self.group);
+        match last {
+            true => left_open(),
+            false => space.device_left(self.group),
         }
     }
 }
