@@ -110,6 +110,9 @@ pub(crate) enum Command {
     /// Writes to files of the kernel's, for a strait that must not hang in one.
     #[command(hide = true)]
     WriteAttributes,
+    /// Gives back what the process on standard input has taken, when it is gone.
+    #[command(hide = true)]
+    GiveBack,
     /// The work of a bench: a guest's init, or a child on the host.
     #[command(hide = true)]
     BenchGuest(BenchGuestArgs),

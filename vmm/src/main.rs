@@ -42,7 +42,7 @@ use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     files::keep_to_ourselves();
-    report::end_on_panic(console::restore);
+    report::end_on_panic(console::restore, binding::leave);
     let words: Vec<_> = std::env::args_os().collect();
     if words.get(1).is_some_and(|command| command == "run") {
         resident::bring_in_code();
@@ -76,6 +76,7 @@ fn main() -> ExitCode {
         Command::BenchGuest(args) => command::bench::guest(&args.task),
         Command::Explain(args) => command::explain::run(&args),
         Command::WriteAttributes => binding::write_attributes(),
+        Command::GiveBack => binding::give_back(),
     })
 }
 

@@ -13,6 +13,8 @@ use std::{
     fmt::Write as _,
     io::{self, Write as _},
     panic,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
 };
 
 use anstyle::{AnsiColor, Style};
@@ -191,12 +193,17 @@ fn sources(failure: &Failure) -> Vec<String> {
 }
 
 /// From now on a panic of any thread prints E9001 and ends the process with its status, after `restore` put back
-/// what must not stay as it is: the terminal. One that is caught, of a device that was pulled from the host while it was
+/// what must not stay as it is, the terminal, and `leave` saw to it that somebody else gives devices back. One that is caught, of a device that was pulled from the host while it was
 /// closed, is none.
-pub(crate) fn end_on_panic(restore: fn()) {
+pub(crate) fn end_on_panic(restore: fn(), leave: fn()) {
+    static ENDING: AtomicBool = AtomicBool::new(false);
     panic::set_hook(Box::new(move |panic| {
         if dma::is_closing() {
             return;
+        }
+        // Another thread is at it, and ends this one too.
+        while ENDING.swap(true, Ordering::AcqRel) {
+            thread::park();
         }
         restore();
         let place = panic.location().map(|at| format!(" at {at}")).unwrap_or_default();
@@ -204,6 +211,7 @@ pub(crate) fn end_on_panic(restore: fn()) {
         let fix =
             "this is a mistake in strait: please report it with the command line and these lines";
         failure(&Failure::new(&codes::E9001, format!("panic{place}: {message}"), fix));
+        leave();
         // The other threads cannot go on without this one, and the kernel takes devices and memory back.
         finish();
         std::process::exit(codes::E9001.exit.into());
@@ -304,7 +312,7 @@ mod tests {
     #[test]
     fn panic_of_any_thread_restores_and_ends_with_status_9() {
         if env::var_os(CHILD).is_some() {
-            end_on_panic(|| eprintln!("restored"));
+            end_on_panic(|| eprintln!("restored"), || eprintln!("left"));
             let _ = thread::spawn(|| panic!("by intent")).join();
             unreachable!("the hook did not end the process");
         }
@@ -318,6 +326,7 @@ mod tests {
         assert_eq!(child.status.code(), Some(9), "{told}");
         let (before, after) = told.split_once("error[E9001]: panic at ").expect("no E9001");
         assert!(before.contains("restored") && after.contains(": by intent\n"), "{told}");
+        assert!(after.contains("left"), "{told}");
     }
 
     #[test]
@@ -329,7 +338,7 @@ mod tests {
             }
         }
         if env::var_os(CHILD).is_some() {
-            end_on_panic(|| eprintln!("restored"));
+            end_on_panic(|| eprintln!("restored"), || eprintln!("left"));
             assert!(!dma::close(Pulled));
             return;
         }

@@ -8,6 +8,7 @@ use strait_resources::{
 
 use super::{
     Binder, View,
+    heir::Due,
     journals::{Held, Lock},
     methods, screen, stay,
     switch::{self, Trouble},
@@ -20,6 +21,8 @@ pub(crate) struct Guard {
     journal: Option<Journal>,
     /// So many functions, the first ones, may have been written to.
     touched: usize,
+    /// Somebody must give back what was touched, if strait itself cannot.
+    due: Option<Due>,
     /// Tells other straits that the owner is there.
     _held: Held,
 }
@@ -28,7 +31,7 @@ impl Guard {
     /// Writes the journal; nothing else yet.
     pub(super) fn new(binder: Binder, journal: Journal) -> Result<Self, Failure> {
         let held = binder.journals.write(&journal)?;
-        Ok(Self { binder, journal: Some(journal), touched: 0, _held: held })
+        Ok(Self { binder, journal: Some(journal), touched: 0, due: None, _held: held })
     }
 
     /// Takes the function at this position of the journal.
@@ -36,6 +39,7 @@ impl Guard {
         let Some(journal) = &mut self.journal else { return Ok(()) };
         let Some(entry) = journal.functions.get_mut(position) else { return Ok(()) };
         self.touched = position + 1;
+        self.due.get_or_insert_with(Due::new);
         let Binder { view, writer } = &self.binder;
         switch::take(&view.sysroot, writer.as_ref(), entry)
             .map_err(|trouble| note_stuck(&self.binder, entry, trouble))

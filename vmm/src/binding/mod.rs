@@ -8,7 +8,7 @@
 //!
 //! A [`View`] only looks, at this host or at one laid out in a directory; a [`Binder`] changes this host and no other.
 //!
-//! - `for_run`: when a run takes what; `guard`: the way back.
+//! - `for_run`: when a run takes what; `guard`: the way back; `heir`: the same after a panic.
 //! - `journals`: the files under /run/strait/journal, whose text is `strait_resources::journal`.
 //! - `write`: one write to sysfs, in a child process, because a driver's unbind can hang for ever; `inherited`: what that
 //!   child must not have.
@@ -16,6 +16,7 @@
 
 mod for_run;
 mod guard;
+mod heir;
 mod inherited;
 mod journals;
 mod methods;
@@ -52,6 +53,7 @@ use strait_resources::{
 
 pub(crate) use for_run::{Found, look, registered, unreset};
 pub(crate) use guard::Guard;
+pub(crate) use heir::{give_back, leave};
 pub(crate) use recover::Undone;
 pub(crate) use rule::rule_file;
 pub(crate) use switch::commands;

@@ -309,15 +309,9 @@ impl Drop for Worker {
 /// What the child does: paths and values come on standard input, a NUL after each, and the number of the kernel's error,
 /// or 0, goes to standard output, in a line. Only files that [`Attribute`] names are written to.
 ///
-/// A service manager that ends strait may send the same signal to every process of the unit (KillMode=control-group):
-/// this one goes on, because strait puts drivers back with it, and ends with its input.
+/// It outlives strait's signals, because strait puts drivers back with it, and ends with its input.
 pub(crate) fn write_attributes() -> Result<u8, Failure> {
-    inherited::close();
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGALRM] {
-        if let Err(error) = vmm_sys_util::signal::block_signal(signal) {
-            log::debug!("signal {signal} is not blocked: {error:?}");
-        }
-    }
+    inherited::outlive();
     serve(&mut io::stdin().lock(), &mut io::stdout(), |attribute| {
         open_in_sysfs(Path::new(&attribute.to_string()))
     });
