@@ -178,6 +178,11 @@ impl Sysroot {
         self.read_up_to(path, READ_LIMIT)
     }
 
+    /// The same; `None` when the file is not there.
+    pub fn bytes_if_present(&self, path: &str) -> Result<Option<Vec<u8>>, SysError> {
+        present(self.read_bytes(path))
+    }
+
     /// The start of a text file: for one whose length grows with the host, when its first lines say it all.
     pub fn read_start(&self, path: &str, bytes: u64) -> Result<String, SysError> {
         let bytes = self.read_up_to(path, bytes)?;

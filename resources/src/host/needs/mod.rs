@@ -15,6 +15,7 @@ mod nets;
 mod nodes;
 mod pools;
 mod routes;
+mod rtnetlink;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -214,7 +215,7 @@ fn read(sysroot: &Sysroot, peers: &[IpAddr]) -> Result<Read, SysError> {
     pools::stand(sysroot, &blocks, &mounts, &mut graph)?;
     exports::stand(sysroot, &blocks, &mut graph)?;
     let nets = Nets::read(sysroot, &owners, &mut graph)?;
-    let routes = Routes::read(sysroot)?;
+    let routes = Routes::read(sysroot, &nets)?;
     routes.stand(sysroot, &nets, &mut graph)?;
     let files = OpenFiles::read(sysroot)?;
     sessions::stand(sysroot, (&nets, &routes), &files, &mounts, peers, &mut graph)?;

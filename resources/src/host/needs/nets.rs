@@ -77,6 +77,17 @@ impl Nets {
         self.places.iter().map(|(name, place)| (name.as_str(), place))
     }
 
+    /// The interfaces by the kernel's numbers for them.
+    pub(super) fn by_index(&self, sysroot: &Sysroot) -> Result<BTreeMap<u32, &str>, SysError> {
+        let mut found = BTreeMap::new();
+        for name in self.names() {
+            let index = sysroot.read_if_present(&format!("{NET}/{name}/ifindex"))?;
+            found
+                .extend(index.and_then(|text| text.trim().parse().ok()).map(|index| (index, name)));
+        }
+        Ok(found)
+    }
+
     fn over(&mut self, upper: &str, lower: &str) {
         if upper != lower {
             self.lower.entry(upper.to_owned()).or_default().insert(lower.to_owned());

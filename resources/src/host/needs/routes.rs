@@ -1,7 +1,7 @@
 //! Routes and addresses: which interface leads where, and what the host would lose with it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -10,9 +10,14 @@ use super::{
     Loss,
     graph::{Graph, Thing},
     nets::Nets,
+    rtnetlink::{self, Kind, Way},
 };
 
-/// One route, of the main table for IPv4, of any for IPv6.
+/// Routes of one table by one interface, and addresses of one interface, that are kept: any of them says that the host uses
+/// it, and a router has a million.
+const MOST: usize = 8;
+
+/// One route. The kernel shows those of IPv6 in one list, whichever table they are of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     to: IpAddr,
@@ -26,6 +31,10 @@ pub(super) struct Route {
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     routes: Vec<Route>,
+    /// Routes for IPv4 of other tables than the main one, by number: policy routes, and those of VRFs.
+    others: Vec<(u32, Route)>,
+    /// The host's own IPv4 addresses, and where. `None`: only /proc/net/fib_trie tells of other tables.
+    own: Option<Vec<(IpAddr, String)>>,
     /// Interfaces with a global IPv6 address.
     addresses: Vec<(IpAddr, String)>,
     /// Neighbours that answered, and where.
@@ -33,14 +42,42 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    pub(super) fn read(sysroot: &Sysroot) -> Result<Self, SysError> {
+    pub(super) fn read(sysroot: &Sysroot, nets: &Nets) -> Result<Self, SysError> {
         let text = |path: &str| Ok(sysroot.read_if_present(path)?.unwrap_or_default());
         let mut routes = Self::default();
         routes.routes.extend(text("/proc/net/route")?.lines().skip(1).filter_map(route_v4));
         routes.routes.extend(text("/proc/net/ipv6_route")?.lines().filter_map(route_v6));
         routes.addresses.extend(text("/proc/net/if_inet6")?.lines().filter_map(address_v6));
         routes.neighbours.extend(text("/proc/net/arp")?.lines().skip(1).filter_map(neighbour));
+        routes.read_tables(sysroot, nets)?;
         Ok(routes)
+    }
+
+    /// What the kernel tells of IPv4's tables beside the main one.
+    fn read_tables(&mut self, sysroot: &Sysroot, nets: &Nets) -> Result<(), SysError> {
+        let mut kept: BTreeMap<(u32, u32), usize> = BTreeMap::new();
+        let mut wanted = |way: &Way| {
+            let is_news = way.table != rtnetlink::MAIN || way.kind == Kind::Own;
+            let count = kept.entry((way.table, way.index)).or_default();
+            let keep = is_news && !is_local(way.to) && *count < MOST;
+            *count += usize::from(keep);
+            keep
+        };
+        let Some(ways) = rtnetlink::ways(sysroot, &mut wanted)? else { return Ok(()) };
+        let (names, mut own) = (nets.by_index(sysroot)?, Vec::new());
+        for Way { table, kind, to, length, has_gateway, index } in ways {
+            let Some(interface) = names.get(&index).map(|name| (*name).to_owned()) else {
+                continue;
+            };
+            match kind {
+                Kind::Own => own.push((to, interface)),
+                Kind::Out => {
+                    self.others.push((table, Route { to, length, has_gateway, interface }))
+                }
+            }
+        }
+        self.own = Some(own);
+        Ok(())
     }
 
     /// What the host loses with each interface, but for sessions. Two halves of all addresses, as VPNs route them, are
@@ -65,6 +102,17 @@ impl Routes {
         for (address, interface) in &self.addresses {
             graph.lose(Thing::Net(interface.clone()), Loss::Address(address.to_string()));
         }
+        for (table, route) in &self.others {
+            let words = format!("{} in table {table}", route.words());
+            graph.lose(Thing::Net(route.interface.clone()), Loss::Route(words));
+        }
+        for (address, interface) in self.own.iter().flatten() {
+            let says = |route: &Route| route.interface == *interface && route.covers(*address);
+            // The network of an address has been told of.
+            if !self.routes.iter().any(|route| route.length > 1 && says(route)) {
+                graph.lose(Thing::Net(interface.clone()), Loss::Address(address.to_string()));
+            }
+        }
         for (neighbour, interface) in &self.neighbours {
             let words = format!("beside {neighbour}");
             if !self.routes.iter().any(|route| route.interface == *interface) {
@@ -72,7 +120,10 @@ impl Routes {
             }
         }
         self.tunnels(sysroot, nets, graph)?;
-        self.other_tables(sysroot, nets, graph)
+        match self.own {
+            Some(_) => Ok(()),
+            None => self.other_tables(sysroot, nets, graph),
+        }
     }
 
     /// A tunnel's other end is not shown: its packets leave by an interface with a way to other networks.
@@ -99,7 +150,7 @@ impl Routes {
         Ok(())
     }
 
-    /// Tables beside the main one are shown without their interfaces. When one has a default route, an address of the
+    /// Where the kernel does not answer, tables beside the main one are shown without their interfaces. When one has a default route, an address of the
     /// host's that the main table does not explain is on an interface of a VRF, or on one that is up and has none.
     fn other_tables(
         &self,
@@ -136,7 +187,8 @@ impl Routes {
     pub(super) fn between(&self, local: Option<IpAddr>, peer: IpAddr) -> BTreeSet<&str> {
         let mut found: BTreeSet<&str> = self.to(peer).into_iter().collect();
         if let Some(local) = local {
-            let own = self.addresses.iter().filter(|(address, _)| *address == local);
+            let all = self.addresses.iter().chain(self.own.iter().flatten());
+            let own = all.filter(|(address, _)| *address == local);
             found.extend(own.map(|(_, interface)| interface.as_str()));
             let near = self.routes.iter().filter(|route| !route.has_gateway && route.length > 1);
             let near = near.filter(|route| route.covers(local)).max_by_key(|route| route.length);
@@ -151,7 +203,8 @@ impl Routes {
     /// Every interface that has a route or an address.
     pub(super) fn interfaces(&self) -> BTreeSet<&str> {
         let routes = self.routes.iter().map(|route| route.interface.as_str());
-        let others = self.addresses.iter().chain(&self.neighbours);
+        let routes = routes.chain(self.others.iter().map(|(_, route)| route.interface.as_str()));
+        let others = self.addresses.iter().chain(self.own.iter().flatten()).chain(&self.neighbours);
         routes.chain(others.map(|(_, interface)| interface.as_str())).collect()
     }
 }
@@ -271,7 +324,7 @@ mod tests {
     fn routes(file: &str, text: &str) -> Routes {
         let tree = Tree::new();
         tree.file(file, text);
-        Routes::read(&tree.sysroot()).unwrap()
+        Routes::read(&tree.sysroot(), &Nets::default()).unwrap()
     }
 
     #[test]

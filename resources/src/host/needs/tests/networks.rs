@@ -175,6 +175,62 @@ fn address_in_another_table_is_found_by_neighbours_and_by_the_tables() {
     assert_eq!(chains_of(&by_table, OTHER), [""; 0]);
 }
 
+/// The main table of [`TWO_UPLINKS`], from the same host's /proc/net/route.
+const ITS_MAIN_TABLE: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+     eno1\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+     eno1\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+
+/// What `ip route save table all` of iproute2 6.1 wrote under Linux 6.18, in a network namespace with three interfaces that
+/// had the numbers 3, 5 and 7 there, after:
+///
+/// ```text
+/// ip addr add 192.0.2.10/24 dev eno1
+/// ip route add default via 192.0.2.1
+/// ip addr add 198.51.100.10/24 dev eno2 noprefixroute
+/// ip route add 198.51.100.0/24 dev eno2 table 100
+/// ip route add default via 198.51.100.1 dev eno2 table 100
+/// ip rule add from 198.51.100.10 table 100
+/// ip route add 203.0.113.0/24 table 100 nexthop dev eno3 nexthop via 198.51.100.1 dev eno2
+/// ip route add blackhole 10.0.0.0/8 table 100
+/// ```
+const TWO_UPLINKS: &[u8] = include_bytes!("two-uplinks.save");
+
+/// The second way out is in a table that only packets from its address are looked up in.
+#[test]
+fn policy_routes_count_for_the_interfaces_that_they_lead_out_of() {
+    const THIRD: &str = "0000:00:04.0";
+    let tree = with_nic();
+    tree.function(&Function { bdf: THIRD, driver: Some("e1000e"), ..Function::default() });
+    nic(&tree, THIRD, "eno3");
+    for (bdf, name, index) in [(MAIN, "eno1", 3), (OTHER, "eno2", 5), (THIRD, "eno3", 7)] {
+        tree.file(&format!("/sys/bus/pci/devices/{bdf}/net/{name}/ifindex"), format!("{index}\n"));
+    }
+    tree.file("/proc/net/route", ITS_MAIN_TABLE);
+    // The main table alone tells of one of them.
+    assert_eq!((chains(&tree).len(), chains_of(&tree, OTHER).len()), (2, 0));
+    tree.file("/ip-route.save", TWO_UPLINKS);
+    let first =
+        [format!("eno1 -> {DEFAULT}"), "eno1 -> the host's address in 192.0.2.0/24".to_owned()];
+    assert_eq!(chains(&tree), first);
+    let mut second = chains_of(&tree, OTHER);
+    second.sort();
+    assert_eq!(
+        second,
+        [
+            "eno2 -> the host's address 198.51.100.10",
+            "eno2 -> the host's route to 0.0.0.0/0 in table 100",
+            "eno2 -> the host's route to 198.51.100.0/24 in table 100",
+            "eno2 -> the host's route to 203.0.113.0/24 in table 100",
+        ]
+    );
+    let third = ["eno3 -> the host's route to 203.0.113.0/24 in table 100"];
+    assert_eq!(chains_of(&tree, THIRD), third);
+    // A session from the second uplink's address goes over it, whatever the main table says.
+    sockets(&tree, &[("0A6433C6:0016", "0507A8C0:9C40", "01", 0)]);
+    let session = |chain: &String| chain == "eno2 -> a login session with 192.168.7.5";
+    assert!(chains_of(&tree, OTHER).iter().any(session), "{:?}", chains_of(&tree, OTHER));
+}
+
 #[test]
 fn session_is_found_by_port_by_program_and_by_descent() {
     let session = |tree: &Tree| {
