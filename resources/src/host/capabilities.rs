@@ -20,6 +20,8 @@ const ADVANCED: u16 = 0x13;
 pub const SERIAL: u16 = 0x0003;
 /// Access Control Services.
 pub const ACS: u16 = 0x000d;
+/// Address Translation Services.
+pub const ATS: u16 = 0x000f;
 const SRIOV: u16 = 0x0010;
 /// Resizable BAR.
 pub const RESIZABLE: u16 = 0x0015;

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{
     super::{
+        capabilities::{self, Kind},
         check::machine,
         cpu,
         iommu::{self, GROUPS, State, WhyOff},
+        pci::HostFunction,
     },
     Answer, Host, Outcome, boot, log,
 };
@@ -70,9 +72,9 @@ pub(super) fn mode(host: &Host<'_>) -> Answer {
         return Ok(vec![Outcome::info(format!("the host's own DMA is translated ({list})"))]);
     }
     Ok(vec![Outcome::info(match kinds.keys().all(|kind| kind == "identity") {
-        true => {
-            "the host's own DMA passes untranslated (identity); a guest's never does".to_owned()
-        }
+        true => "the host's own DMA passes untranslated (identity), a guest's never: a device that comes back \
+                 from a guest reaches all memory, unless strait can change its group's type (Linux 5.11)"
+            .to_owned(),
         false => format!("groups by type: {list}"),
     })])
 }
@@ -104,6 +106,41 @@ pub(super) fn remapping(host: &Host<'_>) -> Answer {
 fn amd_remapping(host: &Host<'_>) -> bool {
     let text = host.sysroot.read_available("/dev/kmsg").unwrap_or_default();
     log::messages(&text).any(|line| line.contains("AMD-Vi: Interrupt remapping enabled"))
+}
+
+/// 49: may it say itself that an address is translated? The IOMMU lets such requests through unchecked (PCI Express Base
+/// 5.0, 10.2), and Linux switches that on for every device that is not marked as external.
+pub(super) fn translates(host: &Host<'_>, function: &HostFunction) -> Answer {
+    /// ATS Control register, and its Enable bit (PCI Express Base 5.0, 10.5.1.3).
+    const CONTROL: usize = 6;
+    const ENABLE: u16 = 1 << 15;
+    const FIX: &str = "where guests are not trusted: pci=noats among the kernel arguments, of which the host's own \
+                       devices get slower that keep translations, and those lose it that share page tables (SVA)";
+    let cmdline = host.cmdline()?;
+    let mut options = cmdline.split_whitespace().filter_map(|word| word.strip_prefix("pci="));
+    if options.any(|list| list.split(',').any(|option| option == "noats")) {
+        return Ok(vec![Outcome::pass(
+            "the kernel lets no device translate addresses (pci=noats)",
+        )]);
+    }
+    let config = &function.config;
+    if !capabilities::is_visible(config) {
+        let fact = "only root sees whether it translates addresses itself";
+        return Ok(vec![Outcome::skip(fact, "run strait doctor as root")]);
+    }
+    let Some(found) = capabilities::find(config, Kind::Extended, capabilities::ATS) else {
+        return Ok(vec![Outcome::pass("it does not translate addresses itself")]);
+    };
+    let control = capabilities::word(config, found.offset + CONTROL).unwrap_or_default();
+    let fact = match control & ENABLE != 0 {
+        true => {
+            "it translates addresses itself (ATS is on): what it says is translated passes the IOMMU unchecked"
+        }
+        false => {
+            "it can translate addresses itself (ATS, off now): the kernel may switch that on for a guest"
+        }
+    };
+    Ok(vec![Outcome { fix: FIX.to_owned(), ..Outcome::info(fact) }])
 }
 
 /// 8: what devices can address.

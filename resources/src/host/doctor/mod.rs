@@ -236,6 +236,7 @@ static CHECKS: &[Check] = &[
     device(22, "other guests", "/proc/*/fd", vfio::in_use),
     device(21, "group node", "/dev/vfio", vfio::node),
     device(20, "isolation (ACS)", "config of the ports above", group::acs),
+    device(49, "translation (ATS)", "config, /proc/cmdline", iommu::translates),
     host(24, "address space", "resource, /proc/cpuinfo", bars::need),
     device(25, "framebuffer", "/proc/iomem, /proc/fb, vtconsole", bars::framebuffer),
     device(26, "resizable BARs", "config", bars::resizable),

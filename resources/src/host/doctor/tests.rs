@@ -51,7 +51,7 @@ fn checks_have_unique_numbers_and_names() {
     let (count, last) = (numbers.len(), numbers.last().copied());
     numbers.dedup();
     names.dedup();
-    assert_eq!((numbers.len(), names.len(), last), (count, count, Some(48)));
+    assert_eq!((numbers.len(), names.len(), last), (count, count, Some(49)));
 }
 
 #[test]

@@ -153,7 +153,7 @@ pub(super) fn loader(host: &Host<'_>) -> Answer {
     );
     let mut found = vec![Outcome::info(fact)];
     let cmdline = host.cmdline()?;
-    for argument in ["intel_iommu=on", "iommu=pt", "amd_iommu=on"] {
+    for argument in ["intel_iommu=on", "iommu=pt", "amd_iommu=on", "pci=noats"] {
         if cmdline.split_whitespace().any(|word| word == argument) {
             continue;
         }

@@ -75,6 +75,49 @@ fn need_for_address_space_is_the_sum_over_the_chosen() {
     );
 }
 
+/// Config space of no real device: two extended capabilities, by the layouts of PCI Express Base 5.0, 7.6.3 and 10.5.1.
+#[test]
+fn ats_is_told_with_what_switching_it_off_costs() {
+    let tree = Tree::two_cards();
+    assert_eq!(worst(&tree, &["3b:00.0"], 49).level, Level::Skip);
+    let config = |control: Option<u16>| {
+        let mut config = vec![0; 4096];
+        config[..4].copy_from_slice(&[0xde, 0x10, 0xb0, 0x20]);
+        // A list of one entry, which leads to the other.
+        config[0x100..0x104].copy_from_slice(&0x4001_0002_u32.to_le_bytes());
+        if let Some(control) = control {
+            config[0x400..0x404].copy_from_slice(&0x0001_000f_u32.to_le_bytes());
+            config[0x406..0x408].copy_from_slice(&control.to_le_bytes());
+        }
+        tree.file(&format!("{GPU}/config"), config);
+        let found = worst(&tree, &["3b:00.0"], 49);
+        (found.level, found.fact, found.fix)
+    };
+    assert_eq!(config(None).0, Level::Pass);
+    for (control, says) in [(0x8000, "(ATS is on)"), (0x0000, "(ATS, off now)")] {
+        let (level, fact, fix) = config(Some(control));
+        assert_eq!(level, Level::Info, "{fact}");
+        assert!(
+            fact.contains(says) && fix.contains("pci=noats") && fix.contains("slower"),
+            "{fact}"
+        );
+    }
+    tree.file("/proc/cmdline", "BOOT_IMAGE=/vmlinuz intel_iommu=on pci=realloc,noats quiet\n");
+    assert_eq!(config(Some(0x8000)).0, Level::Pass);
+}
+
+/// An argument that was asked for and is not in force is told as others are.
+#[test]
+fn noats_in_a_file_alone_is_told() {
+    let tree = Tree::two_cards();
+    tree.file("/etc/default/grub", "GRUB_CMDLINE_LINUX=\"pci=noats\"\n");
+    let found = findings(&tree, &[]);
+    let told = |finding: &&Finding| {
+        finding.fact.starts_with("pci=noats is asked for in /etc/default/grub")
+    };
+    assert_eq!(found.iter().filter(told).map(|it| it.check).collect::<Vec<_>>(), [42]);
+}
+
 /// A card of two functions behind a port, each in a group of its own and without a reset of its own.
 fn card_without_reset() -> Tree {
     let tree = Tree::new();
