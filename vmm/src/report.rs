@@ -69,8 +69,9 @@ pub(crate) fn columns() -> usize {
     usize::from(size.filter(|columns| *columns > 0).map_or(USUAL, |columns| columns.max(NARROW)))
 }
 
-/// Cut to `room` characters, with an ellipsis for what is gone.
+/// Cut to `room` characters, with an ellipsis for what is gone. For names of others: see [`plain`].
 pub(crate) fn shortened(text: &str, room: usize) -> String {
+    let text = &*plain(text);
     if text.chars().count() <= room {
         return text.to_owned();
     }
@@ -86,8 +87,10 @@ pub(crate) fn labelled(text: &mut String, columns: usize, width: usize, label: &
     }
 }
 
-/// Broken between words into lines of `room` characters; a longer word has a line of its own.
+/// Broken between words into lines of `room` characters; a longer word has a line of its own. For names of others, see
+/// [`plain`]: text with colours of strait's own is put together from lines.
 pub(crate) fn wrapped(text: &str, room: usize) -> Vec<String> {
+    let text = &*plain(text);
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match lines.last_mut() {

@@ -21,7 +21,7 @@ use self::json::Answer;
 use crate::{
     binding::{self, Binder, Undone, View, Wishes},
     cli::{BindArgs, ChangeArgs, UnbindArgs},
-    report,
+    report::{self, plain},
 };
 
 /// Gives functions to vfio-pci until `strait unbind` or a reboot.
@@ -99,7 +99,7 @@ fn bound(view: &View, binder: Option<&Binder>, args: &BindArgs) -> Result<Done, 
     };
     let mut text = String::new();
     for function in functions.iter().filter(|function| function.is_on_vfio()) {
-        let driver = function.driver.as_deref().unwrap_or_default();
+        let driver = plain(function.driver.as_deref().unwrap_or_default());
         let _ = writeln!(text, "{} is on {driver} already", function.bdf);
     }
     if !planned.take.is_empty() {
@@ -131,7 +131,7 @@ fn would_bind(planned: &Bindable, entries: &[Entry], answer: &Answer) -> String 
     let mut text = String::new();
     for (taking, entry) in planned.take.iter().zip(entries) {
         let HostFunction { bdf, driver, .. } = &taking.function;
-        let driver = driver.as_deref().unwrap_or("no driver");
+        let driver = plain(driver.as_deref().unwrap_or("no driver"));
         let why = if taking.along { ", as it shares its IOMMU group" } else { "" };
         let _ = match &taking.framebuffer {
             Some(screen) if taking.function.is_on_vfio() => {
@@ -163,7 +163,7 @@ fn went(text: &mut String, planned: &Bindable) {
             let _ = writeln!(text, "the host's framebuffer {} let go of {bdf}", screen.name);
         }
         if !taking.function.is_on_vfio() {
-            let driver = driver.as_deref().unwrap_or("no driver");
+            let driver = plain(driver.as_deref().unwrap_or("no driver"));
             let why = if taking.along { " (it shares an IOMMU group)" } else { "" };
             let _ = writeln!(text, "{bdf} went from {driver} to vfio-pci{why}");
         }
@@ -186,7 +186,7 @@ fn unbound(view: &View, binder: Option<&Binder>, args: &UnbindArgs) -> Result<Do
     };
     let undone = binder.unbind(&lock, &functions)?;
     answer.done(sysroot, &undone.warnings)?;
-    let mut text: String = undone.lines.iter().map(|line| format!("{line}\n")).collect();
+    let mut text: String = undone.lines.iter().map(|line| format!("{}\n", plain(line))).collect();
     for device in &answer.devices {
         if let Some(file) = &device.rule_file {
             let _ = writeln!(
@@ -217,7 +217,10 @@ fn would_unbind(answer: &Answer) -> String {
                 let why = if device.asked_for { "" } else { ", as it was taken along" };
                 writeln!(text, "{bdf} would leave {driver}{}{why}", to.collect::<String>())
             }
-            None => writeln!(text, "{bdf} is on {}: nothing to do", driver.unwrap_or("no driver")),
+            None => {
+                let driver = plain(driver.unwrap_or("no driver"));
+                writeln!(text, "{bdf} is on {driver}: nothing to do")
+            }
         };
     }
     text

@@ -167,7 +167,7 @@ fn render(findings: &[Finding], columns: usize, all: bool) -> String {
                 // A way to what would be lost may be long; a command stays one line.
                 let lines = match detail.contains(" -> ") {
                     true => wrapped(detail, room.saturating_sub(2)),
-                    false => vec![detail.clone()],
+                    false => vec![report::plain(detail).into_owned()],
                 };
                 for line in lines {
                     let _ = writeln!(text, "        {QUIET}{line}{QUIET:#}");

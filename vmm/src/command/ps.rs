@@ -89,7 +89,7 @@ fn table(owners: &[Owner]) -> String {
     let mut text = String::new();
     for Owner { pid, state, command, devices } in owners {
         let pid = pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        let _ = writeln!(text, "{pid:>7}  {state:<7}  {}", command.join(" "));
+        let _ = writeln!(text, "{pid:>7}  {state:<7}  {}", report::plain(&command.join(" ")));
         for device in devices {
             let back = match &device.driver_before {
                 Some(driver) if device.stays && *state != "bound" => {

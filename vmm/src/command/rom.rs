@@ -28,7 +28,7 @@ use crate::{
     cli::{RomArgs, RomCheckArgs, RomCommand, RomDumpArgs},
     config::{Identity, files},
     passthrough,
-    report::{self, GOOD, QUIET, STRONG, WARNING},
+    report::{self, GOOD, QUIET, STRONG, WARNING, plain},
 };
 
 /// The largest ROM that a ROM BAR can show (PCI 6.2.5.2).
@@ -160,6 +160,7 @@ fn render(findings: &Findings<'_>, names: &Names) -> String {
     let Findings { file, device, bytes, images, notes } = findings;
     let mut text = String::new();
     let name = file.map(|file| file.display().to_string()).unwrap_or_default();
+    let name = plain(&name);
     let used: usize = images.iter().map(|image| image.len).sum();
     let count = match images.len() {
         1 => "1 image".to_owned(),
@@ -200,7 +201,7 @@ fn render(findings: &Findings<'_>, names: &Names) -> String {
             text,
             "  for {} {}: {style}{word}{style:#}",
             function.bdf,
-            names.function(function)
+            plain(&names.function(function))
         );
     }
     for note in notes {

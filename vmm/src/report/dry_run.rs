@@ -15,7 +15,7 @@ use strait_resources::{
     size::Size,
 };
 
-use super::{QUIET, STRONG, labelled, shortened};
+use super::{QUIET, STRONG, labelled, plain, shortened};
 use crate::{
     config::{After, BootMode, Cpu, Hide, Identity, Idle, Pages, Pin, RunConfig, Serial, Smbios},
     looked::PeerDma,
@@ -68,6 +68,7 @@ fn heading(text: &mut String, title: &str) {
 }
 
 fn line(text: &mut String, label: &str, value: &str) {
+    let value = plain(value);
     let _ = writeln!(text, "  {QUIET}{label:LABEL$}{QUIET:#}  {value}");
 }
 

@@ -20,7 +20,7 @@ use strait_resources::{
 };
 
 use super::verdict;
-use crate::report::{QUIET, STRONG, labelled};
+use crate::report::{QUIET, STRONG, labelled, plain, wrapped};
 
 /// Room for the first word of a line: the longest is `capabilities`.
 const LABEL: usize = 12;
@@ -84,7 +84,7 @@ pub(super) fn render(shown: &[Facts], names: &Names, columns: usize) -> String {
             text,
             "{gap}{STRONG}{}{STRONG:#}  {}",
             facts.entry.function.bdf,
-            names.function(&facts.entry.function)
+            plain(&names.function(&facts.entry.function))
         );
         let mut page = Page { text: &mut text, columns };
         identity(&mut page, facts, names);
@@ -109,7 +109,22 @@ impl Page<'_> {
 
     /// A value that must stay as it is, to be copied.
     fn exact(&mut self, label: &str, value: &str) {
+        let value = plain(value);
         let _ = writeln!(self.text, "  {QUIET}{label:LABEL$}{QUIET:#}  {value}");
+    }
+
+    /// The verdict's word in its colour, and what is to be said of it.
+    fn verdict(&mut self, (word, style): (&str, anstyle::Style), rest: &str) {
+        let room = self.columns.saturating_sub(LABEL + 4);
+        for (position, line) in wrapped(&format!("{word}{rest}"), room).iter().enumerate() {
+            let label = if position == 0 { "verdict" } else { "" };
+            let (word, line) = match line.strip_prefix(word).filter(|_| position == 0) {
+                Some(line) => (word, line),
+                None => ("", line.as_str()),
+            };
+            let label = format!("{QUIET}{label:LABEL$}{QUIET:#}");
+            let _ = writeln!(self.text, "  {label}  {style}{word}{style:#}{line}");
+        }
     }
 }
 
@@ -275,11 +290,11 @@ fn lists(page: &mut Page<'_>, facts: &Facts) {
 }
 
 fn judgement(page: &mut Page<'_>, facts: &Facts) {
-    let (word, style) = verdict(&facts.entry);
+    let said = verdict(&facts.entry);
     match &facts.entry.verdict {
-        Verdict::Assignable => page.line("verdict", &format!("{style}{word}{style:#}")),
+        Verdict::Assignable => page.verdict(said, ""),
         Verdict::AfterBinding(bind) => {
-            page.line("verdict", &format!("{style}{word}{style:#} of {}", list(bind)));
+            page.verdict(said, &format!(" of {}", list(bind)));
             let mut seen = Vec::new();
             for command in bind.iter().flat_map(|bdf| {
                 let own = facts.entry.function.driver.as_deref();
@@ -295,7 +310,7 @@ fn judgement(page: &mut Page<'_>, facts: &Facts) {
         }
         Verdict::No(failure) => {
             let id = failure.code.id;
-            page.line("verdict", &format!("{style}{word}{style:#}: {} ({id})", failure.cause));
+            page.verdict(said, &format!(": {} ({id})", failure.cause));
             failure.details.iter().for_each(|detail| page.exact("", detail));
             page.line("fix", &failure.fix);
         }

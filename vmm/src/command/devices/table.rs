@@ -12,7 +12,7 @@ use strait_resources::{
 };
 
 use super::{reason, title, verdict};
-use crate::report::{QUIET, STRONG, shortened, wrapped};
+use crate::report::{QUIET, STRONG, plain, shortened, wrapped};
 
 /// `0000:3b:00.0`, which is the usual length of an address.
 const ADDRESS: usize = 12;
@@ -101,7 +101,7 @@ fn facts(entry: &Entry) -> [String; 8] {
     let number = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
     [
         function.id(),
-        function.driver.clone().unwrap_or_else(|| "-".to_owned()),
+        function.driver.as_deref().map_or("-".into(), plain).into_owned(),
         number(function.group),
         number(function.numa_node),
         bars(function, |kind| matches!(kind, BarKind::Memory32 { .. })),
@@ -109,7 +109,7 @@ fn facts(entry: &Entry) -> [String; 8] {
         function.link.as_ref().map_or_else(|| "-".to_owned(), link),
         match function.reset_methods.as_slice() {
             [] => "-".to_owned(),
-            methods => methods.join(" "),
+            methods => plain(&methods.join(" ")).into_owned(),
         },
     ]
 }

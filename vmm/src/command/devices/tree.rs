@@ -12,7 +12,7 @@ use strait_resources::{
 };
 
 use super::{reason, title, verdict};
-use crate::report::{QUIET, STRONG, shortened, wrapped};
+use crate::report::{QUIET, STRONG, plain, shortened, wrapped};
 
 /// A topology deeper than this is a loop, or no machine that was ever built: there are 256 buses.
 const MAX_DEPTH: usize = 256;
@@ -116,7 +116,7 @@ fn line(
     let branch = if is_last { "└─ " } else { "├─ " };
     let (word, style) = verdict(entry);
     let driver = entry.function.driver.as_deref();
-    let driver = driver.map_or_else(String::new, |driver| format!(" ({driver})"));
+    let driver = driver.map_or_else(String::new, |driver| format!(" ({})", plain(driver)));
     let bdf = entry.function.bdf.to_string();
     let room = columns.saturating_sub(AROUND + bdf.len() + indent.chars().count());
     let name_room = room.saturating_sub(driver.chars().count());

@@ -19,7 +19,7 @@ use strait_resources::{
     names::Names,
 };
 
-use crate::report::{QUIET, STRONG, wrapped};
+use crate::report::{QUIET, STRONG, plain, wrapped};
 
 /// The way on.
 #[derive(Debug, Default)]
@@ -344,8 +344,8 @@ pub(super) fn render(next: &Next, columns: usize) -> String {
         let _ = writeln!(text, "{STRONG}{line}{STRONG:#}");
     }
     for Step { what, command } in &next.steps {
-        let _ = writeln!(text, "  {QUIET}{what}{QUIET:#}");
-        let lines = continued(command, columns.saturating_sub(10));
+        let _ = writeln!(text, "  {QUIET}{}{QUIET:#}", plain(what));
+        let lines = continued(&plain(command), columns.saturating_sub(10));
         for (position, line) in lines.iter().enumerate() {
             let indent = if position == 0 { "    " } else { "      " };
             let more = if position + 1 < lines.len() { " \\" } else { "" };
