@@ -289,10 +289,14 @@ fn not_safe(path: &str, seen: &str) -> Failure {
 /// The system refused.
 pub(crate) fn unusable(path: &str, error: impl Into<io::Error>) -> Failure {
     let error = error.into();
-    let cause = format!("{path} cannot be used");
-    let fix = match error.kind() {
-        io::ErrorKind::PermissionDenied => "run it with sudo: it is root's alone",
-        _ => "run strait as root, where it can be written",
+    let (cause, fix) = match error.kind() {
+        io::ErrorKind::PermissionDenied => (
+            format!(
+                "{path} is for its owner and root alone, as are the straits that keep their notes there"
+            ),
+            "run it with sudo",
+        ),
+        _ => (format!("{path} cannot be used"), "run strait as root, where it can be written"),
     };
     Failure::new(&codes::E1003, cause, fix).source(error)
 }

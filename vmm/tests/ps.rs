@@ -3,6 +3,14 @@
 mod golden;
 mod look;
 
+use std::{
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    },
+    process::Command,
+};
+
 use golden::{assert_golden, assert_schema};
 use look::look;
 use serde_json::Value;
@@ -32,6 +40,36 @@ fn host() -> Tree {
 fn r31_owners_are_shown_with_what_goes_back_where() {
     let text = String::from_utf8(look(&host(), &["ps"]).stdout).unwrap();
     assert_golden("ps.txt", &text);
+}
+
+/// root's strait keeps its notes where nobody else may look: a user is told so, and not that nothing runs.
+#[test]
+fn user_is_told_why_straits_of_root_are_not_shown_and_what_to_do() {
+    let tree = host();
+    tree.directory("/run/strait/vm");
+    let mode = |path: &str, mode: u32| {
+        let path = tree.sysroot().path(path);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("/", 0o755);
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    // As root sees to it that others cannot look, so does a user for himself.
+    mode("/run/strait", if is_root { 0o700 } else { 0 });
+    for words in [&["ps"][..], &["ps", "--json"], &["inspect"], &["inspect", "100"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
+        command.args(words).arg("--sysroot").arg(tree.sysroot().path("/"));
+        if is_root {
+            // nobody
+            command.uid(65534).gid(65534);
+        }
+        let output = command.output().unwrap();
+        let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{words:?}: {told}");
+        for says in ["E1003", "/run/strait is for its owner and root alone", "run it with sudo"] {
+            assert!(told.contains(says), "{words:?}: no {says:?} in {told}");
+        }
+    }
+    mode("/run/strait", 0o700);
 }
 
 #[test]

@@ -67,6 +67,11 @@ impl SysError {
         absent(&self.source)
     }
 
+    /// May this user not look at it?
+    pub fn is_forbidden(&self) -> bool {
+        self.source.kind() == io::ErrorKind::PermissionDenied
+    }
+
     /// Did it not come to an end?
     pub fn is_stuck(&self) -> bool {
         self.source.kind() == io::ErrorKind::TimedOut

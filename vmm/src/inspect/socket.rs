@@ -164,10 +164,15 @@ impl Drop for Socket {
     }
 }
 
-/// Every strait that runs a guest, by process ID.
-pub(crate) fn running(sysroot: &Sysroot) -> Result<Vec<Process>, SysError> {
+/// Every strait that runs a guest, by process ID. Refuses (E1003) who may not see those of root's, rather than say that
+/// there are none.
+pub(crate) fn running(sysroot: &Sysroot) -> Result<Vec<Process>, Failure> {
     let mut running = Vec::new();
-    for process in named(sysroot)? {
+    let named = named(sysroot).map_err(|error| match error.is_forbidden() {
+        true => unusable(RUN, io::Error::from(io::ErrorKind::PermissionDenied)),
+        false => error.into(),
+    });
+    for process in named? {
         if process.lives(sysroot)? {
             running.push(process);
         }
