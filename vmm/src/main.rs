@@ -42,6 +42,7 @@ use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     files::keep_to_ourselves();
+    phases::take();
     report::end_on_panic(console::restore, binding::leave);
     let words: Vec<_> = std::env::args_os().collect();
     if words.get(1).is_some_and(|command| command == "run") {

@@ -261,7 +261,7 @@ impl Bench {
     ) -> Result<Seen, Failure> {
         self.place.progress(round, WARM_UP + self.runs, monitor.name());
         let mut command = Command::new(program);
-        command.args(monitor.arguments(&self.guest)).env(phases::VARIABLE, self.phases());
+        command.args(monitor.arguments(&self.guest));
         let (counter, delivery) = (Counter::arm(), Delivery::arm(self.function.bdf));
         let meters = Meters { exits: counter.as_ref().ok(), interrupts: delivery.as_ref().ok() };
         let mut seen = self.watched(monitor.name(), command, meters, round)?;
@@ -282,7 +282,7 @@ impl Bench {
     fn watched(
         &self,
         name: &str,
-        command: Command,
+        mut command: Command,
         meters: Meters<'_>,
         round: u32,
     ) -> Result<Seen, Failure> {
@@ -291,9 +291,13 @@ impl Bench {
         if phases.exists() {
             fs::remove_file(&phases).map_err(|error| place::cannot_write(&phases, error))?;
         }
+        let file = fs::File::create_new(&phases);
+        let file = file.map_err(|error| place::cannot_write(&phases, error))?;
+        phases::hand_over(&file, &mut command).map_err(internal("handing a file over"))?;
         let log = self.place.scratch().join(format!("{name}-{round}.log"));
         let seen = watch::run(command, &Files { log: &log, phases: &phases }, meters, LIMIT)
             .map_err(internal("watching a run"))?;
+        drop(file);
         if signals::have_come() {
             let cause = "strait bench was told to end";
             return Err(Failure::new(
