@@ -1,5 +1,8 @@
 //! `strait devices` on hosts laid out in a directory. The pages in `golden` were read by eye;
 //! `STRAIT_BLESS=1 cargo test -p strait --test devices` writes them anew.
+//!
+//! Provenance: the two-card server of the fixture module and more by hand; names from the pci.ids
+//! of pci-ids.ucw.cz; no dump of a host.
 
 mod golden;
 mod look;

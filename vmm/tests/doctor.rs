@@ -1,5 +1,8 @@
 //! `strait doctor` on hosts laid out in a directory. The pages in `golden` were read by eye;
 //! `STRAIT_BLESS=1 cargo test -p strait --test doctor` writes them anew.
+//!
+//! Provenance: a newcomer's host by hand, as Debian 12 installs it by its documentation; no dump of
+//! a host.
 
 mod golden;
 mod look;

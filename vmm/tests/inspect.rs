@@ -1,5 +1,8 @@
 //! `strait inspect` of a guest that is only a socket with an answer, on a host laid out in a directory. The pages in
 //! `golden` were read by eye.
+//!
+//! Provenance: the two-card server of the fixture module, an answer made up by hand; no dump of a
+//! host.
 
 mod golden;
 mod look;

@@ -1,5 +1,8 @@
 //! Names of others in every view: nothing in them makes a line, a column or a colour. Who may make such names: any user a
 //! process, who may mount a mount point, firmware a label, a module a driver; a file of names may be anybody's.
+//!
+//! Provenance: the two-card server of the fixture module with names made up to do harm; no dump of
+//! a host.
 
 mod look;
 

@@ -1,4 +1,6 @@
 //! `strait run --dry-run` on a host laid out in a directory: the machine for people and for programs.
+//!
+//! Provenance: the two-card server of the fixture module; no dump of a host.
 
 mod golden;
 mod look;

@@ -1,4 +1,6 @@
 //! `strait ps` on hosts laid out in a directory. The page in `golden` was read by eye.
+//!
+//! Provenance: journals as this strait writes them; no dump of a host.
 
 mod golden;
 mod look;

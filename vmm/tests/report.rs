@@ -1,5 +1,7 @@
 //! `strait report` on a host laid out in a directory, and what is made from the command line's definition. The page
 //! in `golden` was read by eye.
+//!
+//! Provenance: the two-card server of the fixture module, secrets made up; no dump of a host.
 
 mod golden;
 

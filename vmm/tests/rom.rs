@@ -1,4 +1,6 @@
 //! `strait rom` on a host laid out in a directory. The page in `golden` was read by eye.
+//!
+//! Provenance: images made up by PCI Local Bus 3.0, 6.3; no ROM of a card.
 
 mod golden;
 

@@ -1,4 +1,9 @@
 //! Small hosts in a temporary directory, for tests of this crate and, with the feature `fixture`, of others.
+//!
+//! Provenance: what is here is written by hand in the form that Documentation/ABI and the manual pages of procfs give, the
+//! values after public descriptions of such machines (lspci listings, data sheets); nothing is a dump of a host. Such a tree
+//! shows what the code makes of a file, not that a host has it. Every module of tests says what its own trees are made
+//! from; real dumps are kept as they were taken, beside the test that tells how.
 
 mod hosts;
 
@@ -231,7 +236,7 @@ impl Tree {
         }
     }
 
-    /// An Intel server with the IOMMU on, KVM and VFIO loaded, 64 GiB, run by root.
+    /// An Intel server with the IOMMU on, KVM and VFIO loaded, 64 GiB, run by root; shortened to what is read.
     pub fn host_basics(&self) {
         self.file("/proc/cpuinfo", CPUINFO);
         self.file("/proc/cmdline", "BOOT_IMAGE=/vmlinuz root=/dev/sda2 intel_iommu=on iommu=pt\n");

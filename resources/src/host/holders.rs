@@ -170,6 +170,8 @@ pub fn holders(sysroot: &Sysroot, nodes: &[DeviceNode]) -> Result<Holders, SysEr
     Ok(OpenFiles::read(sysroot)?.holders(nodes))
 }
 
+// Provenance: links and names in the form of proc_pid_fd(5) and proc_pid_comm(5), made up; no dump
+// of a host.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,6 +34,8 @@ pub fn installed(sysroot: &Sysroot) -> Result<Installed, SysError> {
     Ok(Installed { kernel, initramfs })
 }
 
+// Provenance: names of files as installers of distributions make them, by their documentation; no
+// dump of a host.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -154,6 +154,8 @@ pub fn address_limit(sysroot: &Sysroot) -> Result<Option<AddressLimit>, SysError
     Ok(tightest)
 }
 
+// Provenance: the form of proc_meminfo(5), proc_pid_limits(5) and
+// Documentation/admin-guide/mm/hugetlbpage.rst, numbers made up; no dump of a host.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -126,6 +126,7 @@ pub fn warning(function: &HostFunction) -> Option<Warning> {
     Some(failure.detail(format!("on record: {}", trouble.source)))
 }
 
+// Provenance: IDs from the reports that the table names, the functions by hand; no dump of a host.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,3 +1,8 @@
+//! Limits of both versions of cgroups.
+//!
+//! Provenance: the form of Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst; what Docker on
+//! Debian 10 shows where that is said, numbers made up; no dump of a whole host.
+
 use super::*;
 use crate::host::fixture::Tree;
 

@@ -200,6 +200,8 @@ fn leads_terminal(sysroot: &Sysroot, pid: u32) -> bool {
     session == Some(pid.to_string().as_str()) && terminal.is_some_and(|terminal| terminal != "0")
 }
 
+// Provenance: processes in the form of proc_pid_stat(5) and cgroups(7), by the names of common
+// programs; no dump of a host.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -178,6 +178,7 @@ fn no_iommu(why: &WhyOff, vendor: Vendor, unsafe_mode: bool) -> Failure {
         .detail("to end that mode: echo N > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode")
 }
 
+// Provenance: the two-card server of the fixture module with one thing changed; no dump of a host.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -133,6 +133,7 @@ pub fn huge_pages(sysroot: &Sysroot, page: u64, bytes: u64) -> Result<(), Failur
     Err(Failure::new(&codes::E1307, cause, fix))
 }
 
+// Provenance: the basics of the fixture module, numbers made up; no dump of a host.
 #[cfg(test)]
 mod tests {
     use super::*;

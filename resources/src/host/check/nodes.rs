@@ -71,6 +71,7 @@ pub(super) fn who_has(sysroot: &Sysroot, group: u32) -> Result<Holders, SysError
     holders(sysroot, &[node])
 }
 
+// Provenance: the two-card server of the fixture module, nodes by hand; no dump of a host.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -210,6 +210,7 @@ pub fn expect(
     }))
 }
 
+// Provenance: the two-card server of the fixture module; no dump of a host.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,3 +1,8 @@
+//! Checks on small hosts.
+//!
+//! Provenance: the hosts of the fixture module with one thing changed; no dump of a host, but where
+//! a test says so.
+
 mod checks;
 mod claims;
 mod systems;

@@ -150,6 +150,8 @@ fn lanes(text: Option<String>) -> u32 {
     text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
+// Provenance: topology and links of the cards that the tests name, by public lspci listings; no
+// dump of a whole host.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,3 +1,7 @@
+//! Functions as sysfs tells of them.
+//!
+//! Provenance: the hosts of the fixture module; no dump of a host.
+
 use super::*;
 use crate::host::fixture::{Function, HOSTS, Tree};
 

@@ -1,3 +1,7 @@
+//! What can be passed, and why not.
+//!
+//! Provenance: functions by hand on the hosts of the fixture module; no dump of a host.
+
 use super::*;
 use crate::{
     bdf::Bdf,

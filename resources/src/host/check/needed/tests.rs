@@ -1,3 +1,8 @@
+//! What the host needs is refused by every view.
+//!
+//! Provenance: one device by hand beside the two-card server of the fixture module, layers as in
+//! the tests of `needs`; no dump of a host.
+
 use super::{
     super::super::fixture::{Function, Tree},
     *,

@@ -1,4 +1,7 @@
 //! Checks that look at one thing each, on hosts that have or lack it.
+//!
+//! Provenance: the two-card server of the fixture module with one thing changed; kernel versions
+//! from the reports that the check names; no dump of a host.
 
 use super::*;
 

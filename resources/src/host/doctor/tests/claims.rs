@@ -1,5 +1,7 @@
 //! Check 41: who gives a device to vfio-pci at boot. Spellings by modprobe.d(5), modprobe(8), udev(7), driverctl(8) and
 //! the kernel's vfio_pci.c; file names as distributions use them.
+//!
+//! Provenance: the files are written after those documents, for no real host.
 
 use super::*;
 

@@ -1,5 +1,7 @@
 //! `--fix-plan` on many systems. Each fixture has the files and kernel arguments by which its system is known, as its
 //! own documentation and installer describe them.
+//!
+//! Provenance: the files are written after those documents, from no installed system.
 
 use super::*;
 

@@ -1,4 +1,7 @@
 //! Disks: what is on them, whatever tells of it.
+//!
+//! Provenance: proc(5), Documentation/ABI/testing/sysfs-block, and what the documents of ZFS, LVM,
+//! btrfs, md and bcache say of their files; no dump of a host.
 
 use super::*;
 

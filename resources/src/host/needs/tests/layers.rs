@@ -1,5 +1,8 @@
 //! Random stacks of layers above a device: whatever they are made of and wherever they end, every view refuses it with
 //! all names of the stack, and lets the device beside it go.
+//!
+//! Provenance: stacks made at random, each layer in the files of the tests of `disks` and
+//! `networks`; no dump of a host.
 
 use proptest::prelude::*;
 

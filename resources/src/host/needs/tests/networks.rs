@@ -1,4 +1,7 @@
 //! Networks: every layer between a route, an address or a session and the device.
+//!
+//! Provenance: proc_net(5), Documentation/ABI/testing/sysfs-class-net and the documents of Open
+//! vSwitch and pppd; `two-uplinks.save` is a real dump, and says how it was made.
 
 use super::*;
 

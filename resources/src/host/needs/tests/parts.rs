@@ -1,4 +1,6 @@
 //! What a function has that is neither a disk nor a network: parts of it, nodes, what the kernel does with it.
+//!
+//! Provenance: by sysfs and procfs documents, as all of `needs`; no dump of a host.
 
 use super::*;
 
