@@ -115,8 +115,12 @@ pub(crate) fn bench(words: &mut Arguments<'_>) -> Result<()> {
     Ok(())
 }
 
+/// How long a guest stays where its host is to count what it holds.
+const COUNTED_FOR: Duration = Duration::from_secs(10);
+
 /// Step `nvme-reboots,N,WORD,KIND.KIND...`: writes a pattern at the first boot, restarts once in each of these
-/// ways (`acpi`, `kbd`, `pci`), and finds pattern and count again every time.
+/// ways (`acpi`, `kbd`, `pci`), and finds pattern and count again every time. With a fourth argument `count` the tenth
+/// and the last of at least ten boots wait, so that what the monitor holds then can be compared from outside.
 pub(crate) fn reboots(words: &mut Arguments<'_>) -> Result<()> {
     let disk = open(words.index()?)?;
     let word = words.word()?;
@@ -134,6 +138,12 @@ pub(crate) fn reboots(words: &mut Arguments<'_>) -> Result<()> {
         store(&disk, AT, &bytes)?;
     }
     compare(&disk, &bytes)?;
+    if words.word().is_ok_and(|word| word == "count")
+        && (boot == 10 || usize::from(boot) == kinds.len())
+    {
+        report("mark", format!("count-{}", if boot == 10 { "first" } else { "last" }));
+        sleep(COUNTED_FOR);
+    }
     let Some(kind) = kinds.get(usize::from(boot)) else {
         return Ok(());
     };

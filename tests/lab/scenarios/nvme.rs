@@ -41,6 +41,44 @@ fn at_most(allowed: u64, outcome: &Outcome) -> Result<(), String> {
     if exits < allowed { Ok(()) } else { Err(message()) }
 }
 
+/// Writes down what strait holds at the tenth and at the hundredth reboot of its guest: descriptors by what they are (an
+/// eventfd for each route of an interrupt among them), threads by name, interrupts that VFIO has asked for, mappings,
+/// locked and pinned memory, and at last the memory that it has touched.
+const REBOOTS_SCRIPT: &str = r#"
+held() {
+    local pid=$(cat $J/a.pid)
+    for fd in /proc/$pid/fd/*; do readlink $fd | sed 's/[0-9][0-9]*/N/g'; done | sort | uniq -c | sed 's/^ */fd /'
+    cat /proc/$pid/task/*/comm | sort | uniq -c | sed 's/^ */thread /'
+    grep -c vfio /proc/interrupts | sed 's/^/vectors /'
+    wc -l </proc/$pid/maps | sed 's/^/mappings /'
+    awk '/^(VmLck|VmPin):/ { print $1, $2 }' /proc/$pid/status
+}
+memory() { awk '/^(RssAnon|RssFile):/ { sum += $2 } END { print sum }' /proc/$(cat $J/a.pid)/status; }
+bind {all}
+vm_a &
+wait_mark a count-first 600 && held >$J/held.first && memory >$J/memory.first
+wait_mark a count-last 3000 && held >$J/held.last && memory >$J/memory.last
+wait
+"#;
+
+/// Ways to reboot, each in turn, a hundred of them.
+fn hundred_ways() -> String {
+    ["acpi", "kbd", "pci"].iter().cycle().take(100).copied().collect::<Vec<_>>().join(".")
+}
+
+/// The same at the hundredth boot as at the tenth, but for a MiB.
+fn nothing_is_left(outcome: &Outcome) -> Result<(), String> {
+    let [first, last] = ["held.first", "held.last"].map(|name| outcome.text(name));
+    if first.lines().count() < 5 || first != last {
+        return Err(format!("at the 10th boot:\n{first}at the 100th:\n{last}"));
+    }
+    let kib = |name: &str| outcome.text(name).trim().parse::<u64>();
+    match (kib("memory.first"), kib("memory.last")) {
+        (Ok(first), Ok(last)) if last <= first + 1024 => Ok(()),
+        (first, last) => Err(format!("KiB of memory: {first:?}, then {last:?}")),
+    }
+}
+
 /// The scenarios.
 pub(crate) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -62,6 +100,21 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             let boots = outcome.vm("a")?.all("boot").count();
             if boots == 4 { Ok(()) } else { Err(format!("{boots} boots instead of 4")) }
         }),
+        Scenario::new(
+            "nvme-reboots-100",
+            HostKind::Main,
+            "100 reboots leave no descriptor, thread, vector, memory slot or MiB behind",
+        )
+        .strait_only()
+        .nightly()
+        .limit(3600)
+        .vm(Vm::new("a", &format!("nvme-reboots,0,{{nonce}}/3,{},count", hundred_ways()))
+            .cpus(2)
+            .device("nvme0")
+            .modules(&["nvme"]))
+        .script(REBOOTS_SCRIPT)
+        .reports("a", "boot", "100")
+        .check(nothing_is_left),
         Scenario::new("nvme-exits", HostKind::Main, "2000 reads leave KVM fewer than 20 times")
             .vm(Vm::new("a", "nvme-reads,0,2000").device("nvme0").modules(&["nvme"]))
             .script(EXITS_SCRIPT)
