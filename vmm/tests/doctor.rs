@@ -106,8 +106,11 @@ fn device_that_nothing_resets_fails_and_the_next_command_keeps_it_on_vfio() {
     assert!(next[1].ends_with(" --vfio 01:00.0,after=vfio"), "{text}");
     let back = "strait unbind 01:00.0 gives it back\nto nouveau.";
     assert!(text.contains("it stays on vfio-pci afterwards: ") && text.contains(back), "{text}");
-    // The first device that comes to mind, and nobody named it.
-    assert!(commands(&strait(&tree, &["doctor"]).1)[2].ends_with("--vfio 01:00.0,after=vfio"));
+    // Where nobody named a device, one that is reset comes first, then whatever comes to mind.
+    assert!(commands(&strait(&tree, &["doctor"]).1)[2].ends_with("--vfio 00:02.0"));
+    tree.file(&RESETS.replace("01:00.0", "00:02.0"), "\n");
+    let (_, text) = strait(&tree, &["doctor"]);
+    assert!(commands(&text)[2].ends_with("--vfio 01:00.0,after=vfio"), "{text}");
     // A file says for itself.
     tree.file("/vmlinuz", "");
     let at = |name: &str| tree.sysroot().path(name).display().to_string();

@@ -79,7 +79,7 @@ pub(super) fn next(
     let mut next = Next::default();
     let looked_at = !chosen.is_empty();
     let devices = if chosen.is_empty() {
-        let devices = match candidate(&needs, &entries) {
+        let devices = match candidate(sysroot, &needs, &entries)? {
             Candidate::Devices(devices) => devices,
             Candidate::Refused(failure) => return Ok(first(&failure)),
             Candidate::None => {
@@ -190,26 +190,35 @@ fn drivers(devices: &[&Entry]) -> Option<String> {
 }
 
 /// The device that people pass most: a card for graphics or computing, then a disk, a NIC, sound; then anything. Only
-/// one that `strait bind` would take too.
-fn candidate<'a>(needs: &Needs<'_>, entries: &'a [Entry]) -> Candidate<'a> {
+/// one that `strait bind` would take too, and before all others one that goes back to its driver without a word (E1127):
+/// its commands are the shortest.
+fn candidate<'a>(
+    sysroot: &Sysroot,
+    needs: &Needs<'_>,
+    entries: &'a [Entry],
+) -> Result<Candidate<'a>, Failure> {
     let mut able: Vec<&Entry> = entries
         .iter()
         .filter(|entry| !matches!(entry.verdict, Verdict::No(_)) && !is_bridge(entry))
         .collect();
     able.sort_by_key(|entry| rank(entry));
-    let mut refusal = None;
+    let (mut refusal, mut stays) = (None, None);
     for entry in able {
         let devices = with_siblings(entry, entries);
         match refused(needs, &devices) {
-            None => return Candidate::Devices(devices),
+            None if are_reset(sysroot, &devices)? => return Ok(Candidate::Devices(devices)),
+            None => stays = stays.or(Some(devices)),
             Some(failure) => refusal = refusal.or(Some(failure)),
         }
+    }
+    if let Some(devices) = stays {
+        return Ok(Candidate::Devices(devices));
     }
     // What only programs and guests keep is to be had once they are gone.
     let mut kept: Vec<&Entry> = entries.iter().filter(|entry| is_kept(entry)).collect();
     kept.sort_by_key(|entry| rank(entry));
     let refusal = refusal.or_else(|| refused(needs, kept.get(..1)?));
-    refusal.map_or(Candidate::None, Candidate::Refused)
+    Ok(refusal.map_or(Candidate::None, Candidate::Refused))
 }
 
 /// Is it only that somebody has it open?
