@@ -40,7 +40,7 @@ impl Scenario {
             host,
             strait_only: false,
             real: false,
-            limit: 120,
+            limit: 240,
             nightly: false,
             vms: Vec::new(),
             script: String::new(),

@@ -54,8 +54,10 @@ fn scenario(refusal: Refusal) -> Scenario {
          {after}\n\
          cmp $J/before $J/after || echo FAIL: the host is not as it was\n"
     );
-    let mut scenario =
-        Scenario::new(format!("refuse-{name}"), host, about).strait_only().limit(60).script(script);
+    let mut scenario = Scenario::new(format!("refuse-{name}"), host, about)
+        .strait_only()
+        .limit(120)
+        .script(script);
     scenario.real = real;
     scenario.check(move |outcome| {
         let run = outcome.vm("bad")?;

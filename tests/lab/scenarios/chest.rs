@@ -75,7 +75,7 @@ fn rom_dump() -> Scenario {
         "strait rom dump reads a ROM with no driver and with vfio-pci, and leaves nothing switched on",
     )
     .strait_only()
-    .limit(60)
+    .limit(120)
     .script(
         "give_back $edu0\n\
          bindings >$J/before\n\

@@ -25,6 +25,8 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             "reset=none: neither the start nor a reboot resets a device that is reset otherwise; the kernel's list is put back",
         )
         .strait_only()
+        // Nine boots.
+        .limit(360)
         .vm(reboots("auto").device("edu1"))
         .vm(reboots("none").device_with("edu1", "reset=none"))
         .vm(reboots("bus").device_with("edu1", "reset=bus"))
