@@ -12,7 +12,6 @@ use strait_resources::{
         framebuffer,
         pci::HostFunction,
         reset,
-        sysroot::Sysroot,
     },
 };
 
@@ -51,15 +50,16 @@ pub(crate) fn look<'a>(
     }
     let candidates = Candidates::find(sysroot, &config.vfio)?;
     may_release(view, config, &candidates, root)?;
-    let wishes = wishes(view, binder.is_none(), &candidates, root)?;
+    let resets = candidates.resets(view.sysroot())?;
+    let wishes = wishes(view, binder.is_none(), &candidates, &resets, root)?;
     let managed = match managed(view, &candidates, root)? {
         Some(managed) if root && !(managed.is_empty() && wishes.methods.is_empty()) => managed,
         _ => return Ok((candidates, Found::default())),
     };
     let allowed = Allowed { boot_vga: config.allow_boot_vga, release_fb: config.release_fb };
     let planned = view.plan(&managed, &allowed)?;
-    let refused = unreset(view.sysroot(), &candidates)?;
-    if let Some((_, refused)) = refused.into_iter().find(|(bdf, _)| planned.takes(*bdf)) {
+    let mut refused = unreset(&candidates, &resets).into_iter();
+    if let Some((_, refused)) = refused.find(|(bdf, _)| planned.takes(*bdf)) {
         return Err(refused);
     }
     Ok((candidates, Found { managed, planned, wishes, allowed }))
@@ -117,11 +117,11 @@ fn wishes(
     view: &View,
     dry_run: bool,
     candidates: &Candidates<'_>,
+    resets: &[Reset],
     root: bool,
 ) -> Result<Wishes, Failure> {
-    let resets = candidates.resets(view.sysroot())?.into_iter();
     let methods: BTreeMap<Bdf, String> =
-        resets.filter_map(|reset| Some((reset.bdf, reset.methods?))).collect();
+        resets.iter().filter_map(|reset| Some((reset.bdf, reset.methods.clone()?))).collect();
     if !root && !dry_run && !methods.is_empty() {
         view.need_root("reset=")?;
     }
@@ -130,18 +130,15 @@ fn wishes(
 }
 
 /// The functions whose driver would get them back as a guest leaves them, without the user's consent, and the refusals.
-pub(crate) fn unreset(
-    sysroot: &Sysroot,
-    candidates: &Candidates<'_>,
-) -> Result<Vec<(Bdf, Failure)>, Failure> {
-    let resets = candidates.resets(sysroot)?;
+/// `resets` are those of the candidates, in their order.
+pub(crate) fn unreset(candidates: &Candidates<'_>, resets: &[Reset]) -> Vec<(Bdf, Failure)> {
     let all = candidates.functions().zip(resets);
     let refused = all.filter_map(|((function, device), Reset { way, .. })| {
         let goes_back = device.after == After::Host && !device.trust_guest;
-        let refused = reset::given_back(function, &way).err().filter(|_| goes_back)?;
+        let refused = reset::given_back(function, way).err().filter(|_| goes_back)?;
         Some((function.bdf, refused))
     });
-    Ok(refused.collect())
+    refused.collect()
 }
 
 /// --release-fb changes drivers of the host: only root may, and only with a device whose bindings are strait's matter.

@@ -107,7 +107,8 @@ fn planned(sysroot: &Sysroot, config: &RunConfig) -> Vec<Finding> {
         return Vec::new();
     }
     let Ok(candidates) = Candidates::find(sysroot, &config.vfio) else { return Vec::new() };
-    let unreset = binding::unreset(sysroot, &candidates).unwrap_or_default();
+    let resets = candidates.resets(sysroot).unwrap_or_default();
+    let unreset = binding::unreset(&candidates, &resets);
     let reset = |(bdf, failure)| Finding {
         device: Some(bdf),
         ..refused(RESET, "reset_method, driver", failure)
