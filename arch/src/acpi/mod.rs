@@ -52,9 +52,9 @@ pub struct AcpiTables {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the ACPI tables need {need} bytes, there is room for {room}")]
 pub struct AcpiTooLarge {
-    /// Bytes needed.
+    /// Bytes that the tables take up together.
     pub need: u64,
-    /// Bytes there are.
+    /// Bytes that the machine sets aside for them.
     pub room: u64,
 }
 

@@ -65,16 +65,16 @@ pub enum BootMode {
 pub enum Entry {
     /// 32-bit protected mode without paging, `ebx` points at the start info.
     Pvh {
-        /// First instruction.
+        /// Guest-physical address of the kernel's first instruction.
         rip: u64,
-        /// `hvm_start_info`.
+        /// Guest-physical address of `hvm_start_info`.
         start_info: u64,
     },
     /// Long mode with identity-mapped low memory, `rsi` points at the zero page.
     Linux64 {
-        /// First instruction.
+        /// Guest-physical address of the kernel's first instruction.
         rip: u64,
-        /// `boot_params`.
+        /// Guest-physical address of `boot_params`.
         zero_page: u64,
     },
 }
@@ -85,7 +85,7 @@ pub enum BootError {
     /// A file.
     #[error("{} cannot be read", path.display())]
     Read {
-        /// Which.
+        /// The file that was to be read.
         path: PathBuf,
         /// The system's error.
         #[source]
@@ -94,7 +94,7 @@ pub enum BootError {
     /// Not something that boots.
     #[error("{} is {what}, not an x86-64 kernel", path.display())]
     NotAKernel {
-        /// Which file.
+        /// The file that was given as a kernel.
         path: PathBuf,
         /// What it looks like.
         what: String,
@@ -102,13 +102,13 @@ pub enum BootError {
     /// An empty file.
     #[error("{} is empty, not an initramfs", path.display())]
     NotAnInitramfs {
-        /// Which file.
+        /// The file that was given as an initramfs.
         path: PathBuf,
     },
     /// `--boot pvh` for a kernel without that entry.
     #[error("{} has no PVH entry: {why}", path.display())]
     NoPvh {
-        /// Which file.
+        /// The file that was given as a kernel.
         path: PathBuf,
         /// Why.
         why: String,
@@ -116,7 +116,7 @@ pub enum BootError {
     /// Too big.
     #[error("{} needs RAM up to {} MiB, the guest has {} MiB below 4 GiB", path.display(), end.div_ceil(1 << 20), low >> 20)]
     KernelTooBig {
-        /// Which file.
+        /// The file that was given as a kernel.
         path: PathBuf,
         /// First address above the kernel.
         end: u64,
@@ -126,7 +126,7 @@ pub enum BootError {
     /// No room between kernel and end of low RAM.
     #[error("{} has {} MiB, {} MiB are free above the kernel", path.display(), len.div_ceil(1 << 20), room >> 20)]
     InitramfsTooBig {
-        /// Which file.
+        /// The file that was given as an initramfs.
         path: PathBuf,
         /// Its size in bytes.
         len: u64,
