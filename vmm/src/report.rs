@@ -250,7 +250,11 @@ fn rendered(failure: &Failure, level: &str, style: Style) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{env, process::Command, thread};
+    use std::{
+        env,
+        process::{Command, Output},
+        thread,
+    };
 
     use anstream::adapter::strip_str;
 
@@ -312,6 +316,15 @@ mod tests {
     /// Set in the child of the next test: the child is the one who panics.
     const CHILD: &str = "STRAIT_TEST_PANIC";
 
+    /// This test in a process of its own, which its panic ends.
+    fn again(name: &str) -> Output {
+        Command::new(env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap()
+    }
+
     #[test]
     fn panic_of_any_thread_restores_and_ends_with_status_9() {
         if env::var_os(CHILD).is_some() {
@@ -320,11 +333,7 @@ mod tests {
             unreachable!("the hook did not end the process");
         }
         let name = "report::tests::panic_of_any_thread_restores_and_ends_with_status_9";
-        let child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
+        let child = again(name);
         let told = String::from_utf8_lossy(&child.stderr);
         assert_eq!(child.status.code(), Some(9), "{told}");
         let (before, after) = told.split_once("error[E9001]: panic at ").expect("no E9001");
@@ -347,11 +356,7 @@ mod tests {
         }
         let name =
             "report::tests::panic_of_a_device_that_was_pulled_while_it_was_closed_ends_nothing";
-        let child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
+        let child = again(name);
         let told = String::from_utf8_lossy(&child.stderr);
         assert!(child.status.success() && !told.contains("restored"), "{told}");
     }
